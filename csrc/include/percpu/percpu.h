@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* percpu.h - everything: per-CPU memory, the operations on it, and counters. */
+#ifndef PERCPU_PERCPU_H
+#define PERCPU_PERCPU_H
+
+#include "counter.h"
+#include "pool.h"
+#include "rseq.h"
+#include "sections.h"
+#include "this_cpu.h"
+#include "topology.h"
+
+#endif

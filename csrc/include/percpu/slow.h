@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * slow.h - an operation as data: what the inlined operations fall back on when their one attempt
+ * did not commit, and what a remote operation is made of.
+ *
+ * percpu_slow() ends in bounded time: after percpu_set_max_attempts() restarts it takes the gate
+ * (rseq.h) and does the operation with no section at all, so that a debugger that single-steps, or
+ * a thread that the kernel refuses to register, makes progress and stays exact.
+ */
+#ifndef PERCPU_SLOW_H
+#define PERCPU_SLOW_H
+
+#include "arch.h"
+#include "platform.h"
+#include "ptr.h"
+
+/* What to do, in terms of arch.h's pseudo-code. The first seven work on words of 1, 2, 4 or 8
+ * bytes, all others on words of 8. */
+enum percpu_opcode {
+    PERCPU_OP_STORE,
+    PERCPU_OP_ADD,
+    PERCPU_OP_AND,
+    PERCPU_OP_OR,
+    PERCPU_OP_XCHG,
+    PERCPU_OP_CMPXCHG,
+    PERCPU_OP_ADD_F64, /* x and old are the bits of doubles */
+    PERCPU_OP_CBNE_STORE_STORE,
+    PERCPU_OP_CBNE_MEMCPY_STORE,
+    PERCPU_OP_LIST_PUSH, /* x is the node's address */
+    PERCPU_OP_LIST_POP,  /* old is the node's address */
+    PERCPU_OP_STACK_PUSH, /* expect is the capacity */
+    PERCPU_OP_STACK_POP, /* old is the value popped */
+};
+
+struct percpu_op {
+    enum percpu_opcode code;
+    unsigned width;  /* bytes of the word: 1, 2, 4 or 8 */
+    percpu_ptr p;
+    uint64_t x;      /* the new value, addend, mask, node or value to push */
+    uint64_t expect;
+    size_t offset2;  /* where the second store goes, from the start of the copy */
+    uint64_t x2;
+    const void *src;
+    size_t size;     /* bytes at src */
+    uint64_t old;    /* out: the word before, zero-extended; what was popped */
+    void *copy;      /* out: the copy that was worked on */
+};
+
+/* Do `op` on this thread's copy, however long it takes. Returns PERCPU_COMMITTED or PERCPU_UNEQUAL.
+ * Async-signal-safe. */
+PERCPU_API enum percpu_outcome percpu_slow(struct percpu_op *op) PERCPU_COLD;
+
+/* percpu_slow() for a word: returns the old value. */
+PERCPU_API uint64_t percpu_slow_word(percpu_ptr p, enum percpu_opcode code, unsigned width,
+                                     uint64_t x, uint64_t expect) PERCPU_COLD;
+
+/* The copy that a thread would read whose id is not below the gate. */
+PERCPU_API void *percpu_slow_copy(percpu_ptr p) PERCPU_COLD;
+
+/*
+ * Do `op` on the copy of CPU `cpu`, whoever runs there: see the gate in rseq.h. In mode none it is
+ * an atomic. Costs microseconds and interrupts that CPU. Returns PERCPU_COMMITTED or
+ * PERCPU_UNEQUAL. `cpu` must be below percpu_nr_cpus(). Async-signal-safe.
+ */
+PERCPU_API enum percpu_outcome percpu_remote(struct percpu_op *op, unsigned cpu);
+
+/* percpu_remote() for a word: returns the old value. */
+PERCPU_API uint64_t percpu_remote_word(percpu_ptr p, unsigned cpu, enum percpu_opcode code,
+                                       unsigned width, uint64_t x, uint64_t expect);
+
+#endif
