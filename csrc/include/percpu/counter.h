@@ -50,7 +50,7 @@ struct percpu_counter {
     uint64_t margin;          /* batch - 1 */
     struct percpu_pool *pool;
     unsigned cpus;            /* copies of the item */
-    uint32_t generation;      /* percpu_fork_generation that `total` is right for */
+    uint32_t generation;      /* 2 * the percpu_fork_generation that `total` is right for */
     char pad[PERCPU_CACHE_LINE]; /* keeps the flushes off the line that every add reads */
     uint64_t total;
     uint64_t base;

@@ -61,8 +61,7 @@ PERCPU_API void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *in
 
 /*
  * Give an item back. Nobody may use it any more. NULL is allowed. Returns 0; -1 with errno EINVAL
- * if `item` is not the address of an item of `pool` that was ever handed out (a second free is not
- * noticed). Thread-safe.
+ * if `item` is not the address of an item of `pool` (a second free is not noticed). Thread-safe.
  */
 PERCPU_API int percpu_pool_free(struct percpu_pool *pool, void *item);
 
@@ -86,12 +85,13 @@ struct percpu_pool_stats {
     size_t cached;         /* free items in the CPUs' caches */
     size_t free;           /* free items in the ranges, those never handed out included */
     size_t virtual_bytes;  /* address space mapped, headers and caches included */
-    size_t resident_bytes; /* of that, in memory: what mincore() says */
+    size_t resident_bytes; /* of that, in memory: what mincore() says, so a page that was only
+                              read counts, although it is the shared page of zeros */
     uint64_t refills;      /* times a cache was filled from the ranges */
     uint64_t overflows;    /* times half a cache went back to the ranges */
 };
-/* Returns 0; -1 with errno ENOMEM. Thread-safe. */
-PERCPU_API int percpu_pool_stats(struct percpu_pool *pool, struct percpu_pool_stats *stats);
+/* Thread-safe. */
+PERCPU_API void percpu_pool_stats(struct percpu_pool *pool, struct percpu_pool_stats *stats);
 
 /* Bytes in memory of CPU `cpu`'s strides, all ranges together. Thread-safe. */
 PERCPU_API size_t percpu_pool_resident(struct percpu_pool *pool, unsigned cpu);

@@ -119,6 +119,15 @@ PERCPU_INLINE bool percpu_stack_pop(percpu_ptr p, uint64_t *x)
 }
 
 /*
+ * Empty the stack of CPU `cpu` through the gate: its values, oldest first, go to `values`, which
+ * has room for the stack's capacity. Returns how many there were.
+ */
+PERCPU_INLINE uint64_t percpu_stack_take_all_of(percpu_ptr p, unsigned cpu, uint64_t *values)
+{
+    return percpu_remote_word(p, cpu, PERCPU_OP_STACK_TAKE_ALL, 8, (uintptr_t)values, 0);
+}
+
+/*
  * A lock per CPU: the object at `p` is an 8-byte word, 0 when free. Whoever holds it may be
  * preempted and migrated and still holds it, so it protects data of any size in the copies beside
  * it. Not recursive; a signal handler must not take a lock that its thread may hold.

@@ -23,13 +23,15 @@ enum percpu_opcode {
     PERCPU_OP_OR,
     PERCPU_OP_XCHG,
     PERCPU_OP_CMPXCHG,
-    PERCPU_OP_ADD_F64, /* x and old are the bits of doubles */
+    PERCPU_OP_ADD_F64, /* x is the bits of a double; old becomes those of the sum */
     PERCPU_OP_CBNE_STORE_STORE,
     PERCPU_OP_CBNE_MEMCPY_STORE,
     PERCPU_OP_LIST_PUSH, /* x is the node's address */
     PERCPU_OP_LIST_POP,  /* old is the node's address */
     PERCPU_OP_STACK_PUSH, /* expect is the capacity */
     PERCPU_OP_STACK_POP, /* old is the value popped */
+    PERCPU_OP_STACK_TAKE_ALL, /* percpu_remote() alone: x is the address of room for all values,
+                                 old how many there were */
 };
 
 struct percpu_op {
@@ -42,8 +44,8 @@ struct percpu_op {
     uint64_t x2;
     const void *src;
     size_t size;     /* bytes at src */
-    uint64_t old;    /* out: the word before, zero-extended; what was popped */
-    void *copy;      /* out: the copy that was worked on */
+    uint64_t old;    /* out: the word before, zero-extended; or what the opcode says */
+    void *copy;      /* out, after PERCPU_OP_ADD of 8 bytes: the copy that was worked on */
 };
 
 /* Do `op` on this thread's copy, however long it takes. Returns PERCPU_COMMITTED or PERCPU_UNEQUAL.

@@ -170,8 +170,8 @@ PERCPU_INLINE double percpu_this_add_return_f64(percpu_ptr p, double n)
 {
     double sum;
     if (percpu_unlikely(percpu_cs_load_add_store_f64(p, n, &sum) != PERCPU_COMMITTED))
-        sum = n + percpu_f64_from_bits(
-                      percpu_slow_word(p, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
+        sum = percpu_f64_from_bits(
+            percpu_slow_word(p, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
     return sum;
 }
 
@@ -182,8 +182,8 @@ PERCPU_INLINE void percpu_this_add_f64(percpu_ptr p, double n)
 
 PERCPU_INLINE double percpu_cpu_add_return_f64(percpu_ptr p, unsigned cpu, double n)
 {
-    return n + percpu_f64_from_bits(
-                   percpu_remote_word(p, cpu, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
+    return percpu_f64_from_bits(
+        percpu_remote_word(p, cpu, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
 }
 
 PERCPU_THIS_COMMON(f64, double, 64, percpu_f64_bits, percpu_f64_from_bits)
