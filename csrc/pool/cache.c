@@ -89,7 +89,7 @@ static void PERCPU_COLD overflow(struct percpu_pool *pool, uint64_t entry)
     pthread_mutex_unlock(&pool->lock);
 }
 
-static uint64_t take_entry(struct percpu_pool *pool)
+PERCPU_INLINE uint64_t take_entry(struct percpu_pool *pool)
 {
     uint64_t entry;
     if (percpu_likely(percpu_stack_pop(pool->caches, &entry)))
@@ -153,16 +153,11 @@ void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *init, size_t 
     return item;
 }
 
-int percpu_pool_free(struct percpu_pool *pool, void *item)
+void percpu_pool_free(struct percpu_pool *pool, void *item)
 {
     if (percpu_unlikely(item == NULL))
-        return 0;
-    if (percpu_unlikely(percpu_range_find(pool, item) == NULL)) {
-        errno = EINVAL;
-        return -1;
-    }
+        return;
     uint64_t entry = (uintptr_t)item;
     if (percpu_unlikely(!percpu_stack_push(pool->caches, entry, CACHE_CAPACITY)))
         overflow(pool, entry);
-    return 0;
 }

@@ -53,14 +53,11 @@ struct range_table {
 };
 
 struct percpu_pool {
-    /* Read by every alloc and free, constant but for `table`. */
-    percpu_ptr caches;
+    percpu_ptr caches; /* read by every alloc and free */
     struct range_table *table;
     size_t stride;
     size_t header_size;
-    uint64_t slot_inverse; /* ceil(2^64 / slot_size) modulo 2^64 */
     unsigned stride_shift;
-    /* The rest. */
     size_t item_size, slot_size, capacity, max_ranges;
     unsigned cpus;
     enum percpu_index index;
@@ -86,8 +83,8 @@ void *percpu_map(size_t length);
 int percpu_range_add(struct percpu_pool *pool);
 void percpu_range_unmap(struct percpu_pool *pool, struct range *range);
 
-/* The range that `item` is an item of; NULL if it is not the address of a cut item. No lock. */
-struct range *percpu_range_find(const struct percpu_pool *pool, const void *item);
+/* The range of an item of the pool, by mask. */
+struct range *percpu_range_of(const struct percpu_pool *pool, uintptr_t item);
 
 /* With the lock held: move up to `wanted` entries out of the ranges. Returns how many. */
 size_t percpu_range_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted);

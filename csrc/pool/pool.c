@@ -116,7 +116,6 @@ static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr
     pool->header_size =
         round_up(sizeof(struct range) + pool->capacity * sizeof(uint32_t), page);
     pool->stride_shift = (unsigned)__builtin_ctzll(pool->stride);
-    pool->slot_inverse = UINT64_MAX / pool->slot_size + 1;
     return 0;
 invalid:
     errno = EINVAL;

@@ -67,7 +67,7 @@ static void insert(struct range_table *table, unsigned shift, uintptr_t base)
     size_t at = (base >> shift) & table->mask;
     while (table->bases[at] != 0)
         at = (at + 1) & table->mask;
-    /* Release: pairs with percpu_range_find(), which goes on to read the range's header. */
+    /* Release: pairs with the load in percpu_pool_owns(). */
     __atomic_store_n(&table->bases[at], base, __ATOMIC_RELEASE);
 }
 
@@ -87,7 +87,7 @@ static int grow_table(struct percpu_pool *pool)
     table->outgrown = old;
     for (struct range *range = pool->ranges; range != NULL; range = range->next)
         insert(table, pool->stride_shift, (uintptr_t)range->base);
-    /* Release: pairs with the load in percpu_range_find(). */
+    /* Release: pairs with the load in percpu_pool_owns(). */
     __atomic_store_n(&pool->table, table, __ATOMIC_RELEASE);
     return 0;
 }
@@ -124,26 +124,6 @@ void percpu_range_unmap(struct percpu_pool *pool, struct range *range)
     munmap(range, mapping_length(pool));
 }
 
-struct range *percpu_range_find(const struct percpu_pool *pool, const void *item)
-{
-    const struct range_table *table = __atomic_load_n(&pool->table, __ATOMIC_ACQUIRE);
-    uintptr_t base = (uintptr_t)item & ~(uintptr_t)(pool->stride - 1), found;
-    size_t at = (base >> pool->stride_shift) & table->mask;
-    while ((found = __atomic_load_n(&table->bases[at], __ATOMIC_ACQUIRE)) != base) {
-        if (found == 0)
-            return NULL;
-        at = (at + 1) & table->mask;
-    }
-    struct range *range = (struct range *)(base - pool->header_size);
-    uint64_t offset = (uintptr_t)item - base;
-    /* offset is below 2^32: exactly the multiples of slot_size have a product below the inverse
-     * (Lemire, Kaser and Kurz, "Faster remainder by direct computation", 2019). */
-    if (offset * pool->slot_inverse > pool->slot_inverse - 1)
-        return NULL;
-    uint64_t end = __atomic_load_n(&range->cut, __ATOMIC_RELAXED) * (uint64_t)pool->slot_size;
-    return offset < end ? range : NULL;
-}
-
 static size_t take_from(struct percpu_pool *pool, struct range *range, uint64_t *entries,
                         size_t wanted)
 {
@@ -175,11 +155,28 @@ size_t percpu_range_take(struct percpu_pool *pool, uint64_t *entries, size_t wan
     return pool->available == NULL ? 0 : take_from(pool, pool->available, entries, wanted);
 }
 
+bool percpu_pool_owns(const struct percpu_pool *pool, const void *item)
+{
+    const struct range_table *table = __atomic_load_n(&pool->table, __ATOMIC_ACQUIRE);
+    size_t offset = (uintptr_t)item & (pool->stride - 1);
+    uintptr_t base = (uintptr_t)item - offset, found;
+    size_t at = base >> pool->stride_shift;
+    do {
+        found = __atomic_load_n(&table->bases[at++ & table->mask], __ATOMIC_ACQUIRE);
+    } while (found != base && found != 0);
+    return found != 0 && offset % pool->slot_size == 0 &&
+           offset / pool->slot_size < pool->capacity;
+}
+
+struct range *percpu_range_of(const struct percpu_pool *pool, uintptr_t item)
+{
+    return (struct range *)((item & ~(uintptr_t)(pool->stride - 1)) - pool->header_size);
+}
+
 void percpu_range_put(struct percpu_pool *pool, uint64_t entry)
 {
     uintptr_t item = entry & ~FRESH;
-    struct range *range =
-        (struct range *)((item & ~(uintptr_t)(pool->stride - 1)) - pool->header_size);
+    struct range *range = percpu_range_of(pool, item);
     uint32_t index = (uint32_t)((item - (uintptr_t)range->base) / pool->slot_size);
     range->free_items[range->free_count++] = index | (entry & FRESH ? FRESH_INDEX : 0);
     if (pool->available == NULL || !has_free(pool, pool->available))

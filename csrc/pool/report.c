@@ -65,14 +65,15 @@ size_t percpu_pool_resident(struct percpu_pool *pool, unsigned cpu)
 /* Mark one free item; false if it was marked before or is no item. */
 static bool mark(const struct percpu_pool *pool, unsigned char *seen, uint64_t entry)
 {
-    const void *item = (const void *)(uintptr_t)(entry & ~FRESH);
-    const struct range *range = percpu_range_find(pool, item);
-    if (range == NULL)
+    uintptr_t item = entry & ~FRESH;
+    if (!percpu_pool_owns(pool, (const void *)item))
         return false;
-    size_t number = 0;
+    const struct range *range = percpu_range_of(pool, item);
+    size_t index = (item - (uintptr_t)range->base) / pool->slot_size, number = index;
+    if (index >= range->cut)
+        return false;
     for (const struct range *r = pool->ranges; r != range; r = r->next)
         number += pool->capacity;
-    number += (size_t)((const char *)item - range->base) / pool->slot_size;
     bool new = !(seen[number / 8] >> (number % 8) & 1);
     seen[number / 8] |= (unsigned char)(1 << (number % 8));
     return new;
@@ -119,7 +120,7 @@ const char *percpu_pool_check(struct percpu_pool *pool)
         broken = "there is no memory to check the pool";
     for (struct range *range = pool->ranges; range != NULL && broken == NULL; range = range->next) {
         ranges++;
-        broken = percpu_range_find(pool, range->base) == range || range->cut == 0
+        broken = percpu_pool_owns(pool, range->base)
                      ? check_range(pool, range, seen)
                      : "a range is not in the table of ranges";
     }

@@ -276,17 +276,38 @@ enum percpu_outcome percpu_slow(struct percpu_op *op)
     return apply_gated(op, percpu_thread_slot(op->p.index));
 }
 
-uint64_t percpu_slow_word(percpu_ptr p, enum percpu_opcode code, unsigned width, uint64_t x,
-                          uint64_t expect)
+static struct percpu_op unpack(char *base, size_t stride, unsigned what, uint64_t x,
+                               uint64_t expect)
 {
-    struct percpu_op op = {.code = code, .width = width, .p = p, .x = x, .expect = expect};
+    return (struct percpu_op){
+        .code = what & 0xff,
+        .width = what >> 8 & 0xff,
+        .p = {.base = base, .stride = stride, .index = what >> 16},
+        .x = x,
+        .expect = expect,
+    };
+}
+
+uint64_t percpu_slow_word(char *base, size_t stride, unsigned what, uint64_t x, uint64_t expect)
+{
+    struct percpu_op op = unpack(base, stride, what, x, expect);
     percpu_slow(&op);
     return op.old;
 }
 
-void *percpu_slow_copy(percpu_ptr p)
+bool percpu_slow_section(char *base, size_t stride, unsigned what, uint64_t x, uint64_t expect,
+                         uint64_t *result)
 {
-    return percpu_ptr_cpu(p, percpu_thread_slot(p.index));
+    struct percpu_op op = unpack(base, stride, what, x, expect);
+    enum percpu_outcome outcome = percpu_slow(&op);
+    if (result != NULL)
+        *result = op.old;
+    return outcome == PERCPU_COMMITTED;
+}
+
+void *percpu_slow_copy(char *base, size_t stride, size_t index)
+{
+    return base + percpu_thread_slot(index) * stride;
 }
 
 enum percpu_outcome percpu_remote(struct percpu_op *op, unsigned cpu)

@@ -60,10 +60,13 @@ PERCPU_API void *percpu_pool_zalloc(struct percpu_pool *pool);
 PERCPU_API void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *init, size_t size);
 
 /*
- * Give an item back. Nobody may use it any more. NULL is allowed. Returns 0; -1 with errno EINVAL
- * if `item` is not the address of an item of `pool` (a second free is not noticed). Thread-safe.
+ * Give an item back. Nobody may use it any more. NULL is allowed. As with free(3), `item` must be
+ * an item of this pool that is handed out: nothing is checked here. Thread-safe.
  */
-PERCPU_API int percpu_pool_free(struct percpu_pool *pool, void *item);
+PERCPU_API void percpu_pool_free(struct percpu_pool *pool, void *item);
+
+/* Whether `item` is the address of one of the pool's items, handed out or not. Thread-safe. */
+PERCPU_API bool percpu_pool_owns(const struct percpu_pool *pool, const void *item);
 
 /* The item as a per-CPU object, for the operations of this_cpu.h. */
 PERCPU_API percpu_ptr percpu_pool_ptr(const struct percpu_pool *pool, void *item);

@@ -57,11 +57,9 @@ struct percpu_list_node {
 /* Put `node` first in this CPU's list. */
 PERCPU_INLINE void percpu_list_push(percpu_ptr p, struct percpu_list_node *node)
 {
-    if (percpu_unlikely(percpu_cs_list_push(p, node) != PERCPU_COMMITTED)) {
-        struct percpu_op op = {.code = PERCPU_OP_LIST_PUSH, .width = 8, .p = p,
-                               .x = (uintptr_t)node};
-        percpu_slow(&op);
-    }
+    if (percpu_unlikely(percpu_cs_list_push(p, node) != PERCPU_COMMITTED))
+        (void)percpu_slow_section(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_LIST_PUSH, 8),
+                                  (uintptr_t)node, 0, NULL);
 }
 
 /* Take the first node of this CPU's list; NULL if it is empty. */
@@ -70,9 +68,10 @@ PERCPU_INLINE struct percpu_list_node *percpu_list_pop(percpu_ptr p)
     void *node;
     enum percpu_outcome outcome = percpu_cs_list_pop(p, &node);
     if (percpu_unlikely(outcome > PERCPU_UNEQUAL)) {
-        struct percpu_op op = {.code = PERCPU_OP_LIST_POP, .width = 8, .p = p};
-        percpu_slow(&op);
-        node = (void *)(uintptr_t)op.old;
+        uint64_t popped;
+        (void)percpu_slow_section(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_LIST_POP, 8), 0, 0,
+                                  &popped);
+        node = (void *)(uintptr_t)popped;
     }
     return (struct percpu_list_node *)node;
 }
@@ -82,7 +81,7 @@ PERCPU_INLINE struct percpu_list_node *percpu_list_pop_all(percpu_ptr p)
 {
     uint64_t head;
     if (percpu_unlikely(percpu_cs_load_store_u64(p, 0, &head) != PERCPU_COMMITTED))
-        head = percpu_slow_word(p, PERCPU_OP_XCHG, 8, 0, 0);
+        head = percpu_slow_word(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_XCHG, 8), 0, 0);
     return (struct percpu_list_node *)(uintptr_t)head;
 }
 
@@ -99,11 +98,9 @@ PERCPU_INLINE struct percpu_list_node *percpu_list_pop_all_of(percpu_ptr p, unsi
 PERCPU_INLINE bool percpu_stack_push(percpu_ptr p, uint64_t x, uint64_t capacity)
 {
     enum percpu_outcome outcome = percpu_cs_stack_push(p, x, capacity);
-    if (percpu_unlikely(outcome > PERCPU_UNEQUAL)) {
-        struct percpu_op op = {.code = PERCPU_OP_STACK_PUSH, .width = 8, .p = p, .x = x,
-                               .expect = capacity};
-        outcome = percpu_slow(&op);
-    }
+    if (percpu_unlikely(outcome > PERCPU_UNEQUAL))
+        return percpu_slow_section(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_STACK_PUSH, 8), x,
+                                   capacity, NULL);
     return outcome == PERCPU_COMMITTED; /* false: full */
 }
 
@@ -111,9 +108,11 @@ PERCPU_INLINE bool percpu_stack_pop(percpu_ptr p, uint64_t *x)
 {
     enum percpu_outcome outcome = percpu_cs_stack_pop(p, x);
     if (percpu_unlikely(outcome > PERCPU_UNEQUAL)) {
-        struct percpu_op op = {.code = PERCPU_OP_STACK_POP, .width = 8, .p = p};
-        outcome = percpu_slow(&op);
-        *x = op.old;
+        uint64_t popped;
+        bool done = percpu_slow_section(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_STACK_POP, 8), 0,
+                                        0, &popped);
+        *x = popped;
+        return done;
     }
     return outcome == PERCPU_COMMITTED; /* false: empty */
 }

@@ -52,12 +52,20 @@ struct percpu_op {
  * Async-signal-safe. */
 PERCPU_API enum percpu_outcome percpu_slow(struct percpu_op *op) PERCPU_COLD;
 
-/* percpu_slow() for a word: returns the old value. */
-PERCPU_API uint64_t percpu_slow_word(percpu_ptr p, enum percpu_opcode code, unsigned width,
-                                     uint64_t x, uint64_t expect) PERCPU_COLD;
+/*
+ * percpu_slow() for the inlined operations, in registers: handing over a struct would make the
+ * compiler keep the pointer in memory on the fast path too. `what` is a PERCPU_WHAT(). For a word
+ * the result is the old value. For a list or a stack it is whether it was done, and `*result`
+ * (which may be NULL) is what was popped.
+ */
+#define PERCPU_WHAT(p, code, width) ((unsigned)(code) | (width) << 8 | (unsigned)(p).index << 16)
+PERCPU_API uint64_t percpu_slow_word(char *base, size_t stride, unsigned what, uint64_t x,
+                                     uint64_t expect) PERCPU_COLD;
+PERCPU_API bool percpu_slow_section(char *base, size_t stride, unsigned what, uint64_t x,
+                                    uint64_t expect, uint64_t *result) PERCPU_COLD;
 
 /* The copy that a thread would read whose id is not below the gate. */
-PERCPU_API void *percpu_slow_copy(percpu_ptr p) PERCPU_COLD;
+PERCPU_API void *percpu_slow_copy(char *base, size_t stride, size_t index) PERCPU_COLD;
 
 /*
  * Do `op` on the copy of CPU `cpu`, whoever runs there: see the gate in rseq.h. In mode none it is

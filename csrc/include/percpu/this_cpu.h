@@ -42,7 +42,7 @@ PERCPU_INLINE void *percpu_this_copy(percpu_ptr p)
     uint32_t id = percpu_cs_id(p.index);
     if (percpu_likely(id < __atomic_load_n(&percpu_runtime.limit, __ATOMIC_RELAXED)))
         return p.base + id * p.stride;
-    return percpu_slow_copy(p);
+    return percpu_slow_copy(p.base, p.stride, p.index);
 }
 
 PERCPU_INLINE uint64_t percpu_f64_bits(double x)
@@ -59,6 +59,9 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     return x;
 }
 
+#define PERCPU_SLOW_WORD(p, code, width, x, expect)                                                \
+    percpu_slow_word((p).base, (p).stride, PERCPU_WHAT(p, code, width), x, expect)
+
 /* T is stored as the unsigned word of W bits that TO_WORD makes of it. */
 #define PERCPU_THIS_COMMON(S, T, W, TO_WORD, FROM_WORD)                                            \
     PERCPU_INLINE T percpu_this_read_##S(percpu_ptr p)                                             \
@@ -69,13 +72,13 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     PERCPU_INLINE void percpu_this_write_##S(percpu_ptr p, T x)                                    \
     {                                                                                              \
         if (percpu_unlikely(percpu_cs_store_u##W(p, TO_WORD(x)) != PERCPU_COMMITTED))              \
-            percpu_slow_word(p, PERCPU_OP_STORE, W / 8, TO_WORD(x), 0);                            \
+            PERCPU_SLOW_WORD(p, PERCPU_OP_STORE, W / 8, TO_WORD(x), 0);                            \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_xchg_##S(percpu_ptr p, T x)                                        \
     {                                                                                              \
         uint##W##_t old;                                                                           \
         if (percpu_unlikely(percpu_cs_load_store_u##W(p, TO_WORD(x), &old) != PERCPU_COMMITTED))   \
-            old = (uint##W##_t)percpu_slow_word(p, PERCPU_OP_XCHG, W / 8, TO_WORD(x), 0);          \
+            old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_XCHG, W / 8, TO_WORD(x), 0);          \
         return FROM_WORD(old);                                                                     \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_cmpxchg_##S(percpu_ptr p, T expect, T x)                           \
@@ -83,7 +86,7 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
         uint##W##_t old;                                                                           \
         if (percpu_unlikely(percpu_cs_load_cbne_store_u##W(p, TO_WORD(expect), TO_WORD(x),         \
                                                            &old) > PERCPU_UNEQUAL))                \
-            old = (uint##W##_t)percpu_slow_word(p, PERCPU_OP_CMPXCHG, W / 8, TO_WORD(x),           \
+            old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_CMPXCHG, W / 8, TO_WORD(x),           \
                                                 TO_WORD(expect));                                  \
         return FROM_WORD(old);                                                                     \
     }                                                                                              \
@@ -123,14 +126,14 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     PERCPU_INLINE void percpu_this_add_##S(percpu_ptr p, T n)                                      \
     {                                                                                              \
         if (percpu_unlikely(percpu_cs_add_store_u##W(p, (uint##W##_t)n) != PERCPU_COMMITTED))      \
-            percpu_slow_word(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);                          \
+            PERCPU_SLOW_WORD(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);                          \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_add_return_##S(percpu_ptr p, T n)                                  \
     {                                                                                              \
         uint##W##_t old;                                                                           \
         if (percpu_unlikely(percpu_cs_load_add_store_u##W(p, (uint##W##_t)n, &old) !=              \
                             PERCPU_COMMITTED))                                                     \
-            old = (uint##W##_t)percpu_slow_word(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);       \
+            old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);       \
         return (T)(uint##W##_t)(old + (uint##W##_t)n);                                             \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_and_##S(percpu_ptr p, T m)                                         \
@@ -138,7 +141,7 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
         uint##W##_t old;                                                                           \
         if (percpu_unlikely(percpu_cs_load_and_store_u##W(p, (uint##W##_t)m, &old) !=              \
                             PERCPU_COMMITTED))                                                     \
-            old = (uint##W##_t)percpu_slow_word(p, PERCPU_OP_AND, W / 8, (uint##W##_t)m, 0);       \
+            old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_AND, W / 8, (uint##W##_t)m, 0);       \
         return (T)old;                                                                             \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_or_##S(percpu_ptr p, T m)                                          \
@@ -146,7 +149,7 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
         uint##W##_t old;                                                                           \
         if (percpu_unlikely(percpu_cs_load_or_store_u##W(p, (uint##W##_t)m, &old) !=               \
                             PERCPU_COMMITTED))                                                     \
-            old = (uint##W##_t)percpu_slow_word(p, PERCPU_OP_OR, W / 8, (uint##W##_t)m, 0);        \
+            old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_OR, W / 8, (uint##W##_t)m, 0);        \
         return (T)old;                                                                             \
     }                                                                                              \
     PERCPU_INLINE T percpu_cpu_add_return_##S(percpu_ptr p, unsigned cpu, T n)                     \
@@ -171,7 +174,7 @@ PERCPU_INLINE double percpu_this_add_return_f64(percpu_ptr p, double n)
     double sum;
     if (percpu_unlikely(percpu_cs_load_add_store_f64(p, n, &sum) != PERCPU_COMMITTED))
         sum = percpu_f64_from_bits(
-            percpu_slow_word(p, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
+            PERCPU_SLOW_WORD(p, PERCPU_OP_ADD_F64, 8, percpu_f64_bits(n), 0));
     return sum;
 }
 
@@ -190,5 +193,6 @@ PERCPU_THIS_COMMON(f64, double, 64, percpu_f64_bits, percpu_f64_from_bits)
 
 #undef PERCPU_THIS_INTEGER
 #undef PERCPU_THIS_COMMON
+#undef PERCPU_SLOW_WORD
 
 #endif
