@@ -47,7 +47,7 @@ struct section {
     enum kind kind;
     unsigned width; /* bytes of the word */
     enum percpu_outcome (*run)(percpu_ptr p, struct args *a);
-    const uint64_t *constant; /* what `run` takes for `expect` and its complement for `x`, or NULL */
+    const uint64_t *constant; /* what `run` takes for `expect`, its complement for `x`; or NULL */
 };
 
 static inline uint64_t narrow(uint64_t x, unsigned width)
