@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_remote.c - writing other CPUs' copies through the gate while their owners add: no update is
+ * lost, on either side, for every width, by cpu_id and by mm_cid, and whoever has to take the gate
+ * for its own operations makes progress beside the others.
+ *
+ * A gate without its fence, a section that does not look at the gate, or one that looks before it
+ * starts, loses updates here.
+ */
+#define _GNU_SOURCE
+#include <percpu/percpu.h>
+#include "slow_word.h"
+#include "threads.h"
+
+enum { WORKERS = 6 };
+
+/* One cache line of words of every type; neighbours show an operation of the wrong width. */
+struct copy {
+    uint64_t added;   /* locals add 1, remotes add 1000000 */
+    uint64_t drained; /* locals add 1, remotes take everything */
+    uint64_t traded;  /* locals add 1 by cmpxchg, remotes 1000000 by cmpxchg */
+    double f64;
+    uint32_t u32;
+    uint16_t u16[2];
+    uint8_t u8[4];
+    uint32_t guard;
+};
+
+static struct copy *copies;
+static unsigned nr_cpus;
+static enum percpu_index index_used;
+static atomic_ullong local_done, remote_done, collected, remote_trades, local_trades, by_hand;
+
+static percpu_ptr field(size_t offset)
+{
+    return (percpu_ptr){(char *)copies + offset, sizeof(struct copy), index_used};
+}
+#define FIELD(name) field(offsetof(struct copy, name))
+#define ADD(total, n) atomic_fetch_add_explicit(&(total), (n), memory_order_relaxed)
+
+static void locals_step(void)
+{
+    percpu_this_inc_u64(FIELD(added));
+    (void)percpu_this_add_return_u64(FIELD(drained), 1);
+    percpu_this_add_f64(FIELD(f64), 1.0);
+    percpu_this_inc_u32(FIELD(u32));
+    percpu_this_inc_u16(FIELD(u16[1]));
+    percpu_this_inc_u8(FIELD(u8[1]));
+    percpu_this_dec_u8(FIELD(u8[2]));
+}
+
+static void locals(struct worker *worker)
+{
+    while (!stopping()) {
+        locals_step();
+        uint64_t seen = percpu_this_read_u64(FIELD(traded));
+        if (percpu_this_cmpxchg_u64(FIELD(traded), seen, seen + 1) == seen)
+            ADD(local_trades, 1);
+        worker->done++;
+    }
+    ADD(local_done, worker->done);
+}
+
+static void remotes(struct worker *worker)
+{
+    uint64_t random = worker->id + 1;
+    while (!stopping()) {
+        unsigned cpu = (unsigned)(random_next(&random) >> 32) % nr_cpus;
+        (void)percpu_cpu_add_return_u64(FIELD(added), cpu, 1000000);
+        ADD(collected, percpu_cpu_xchg_u64(FIELD(drained), cpu, 0));
+        (void)percpu_cpu_add_return_f64(FIELD(f64), cpu, 1000000.0);
+        (void)percpu_cpu_add_return_u32(FIELD(u32), cpu, 1000000);
+        (void)percpu_cpu_add_return_u16(FIELD(u16[1]), cpu, 10000);
+        (void)percpu_cpu_add_return_u8(FIELD(u8[1]), cpu, 100);
+        uint64_t seen = percpu_cpu_read_u64(FIELD(traded), cpu);
+        if (percpu_cpu_cmpxchg_u64(FIELD(traded), cpu, seen, seen + 1000000) == seen)
+            ADD(remote_trades, 1);
+        worker->done++;
+    }
+    ADD(remote_done, worker->done);
+}
+
+/* Every operation of this worker goes straight to the slow path, and there under the gate. */
+static void gated(struct worker *worker)
+{
+    while (!stopping()) {
+        (void)slow_word(FIELD(added), PERCPU_OP_ADD, 8, 1, 0);
+        (void)slow_word(FIELD(u32), PERCPU_OP_ADD, 4, 1, 0);
+        (void)slow_word(FIELD(u16[1]), PERCPU_OP_ADD, 2, 1, 0);
+        (void)slow_word(FIELD(u8[1]), PERCPU_OP_ADD, 1, 1, 0);
+        worker->done++;
+    }
+    ADD(by_hand, worker->done);
+}
+
+static void in_handler(void)
+{
+    percpu_this_inc_u64(FIELD(added));
+}
+
+static void test_nothing_is_lost(void)
+{
+    void (*const bodies[])(struct worker *) = {locals, remotes, locals, gated};
+    for (unsigned cpu = 0; cpu < nr_cpus; cpu++)
+        memset(&copies[cpu], 0, sizeof copies[cpu]);
+    local_done = remote_done = collected = remote_trades = local_trades = by_hand = 0;
+    unsigned long before = atomic_load(&storm_hits);
+    CHECK(run_workers(WORKERS, bodies, 4, 500, 400) > 0);
+    CHECK(local_done > 0 && remote_done > 0 && by_hand > 0);
+
+    struct copy sum;
+    memset(&sum, 0, sizeof sum);
+    for (unsigned cpu = 0; cpu < nr_cpus; cpu++) {
+        struct copy *copy = &copies[cpu];
+        CHECK(copy->guard == 0 && copy->u16[0] == 0 && copy->u8[0] == 0 && copy->u8[3] == 0);
+        sum.added += copy->added;
+        sum.drained += copy->drained;
+        sum.traded += copy->traded;
+        sum.f64 += copy->f64;
+        sum.u32 += copy->u32;
+        sum.u16[1] = (uint16_t)(sum.u16[1] + copy->u16[1]);
+        sum.u8[1] = (uint8_t)(sum.u8[1] + copy->u8[1]);
+        sum.u8[2] = (uint8_t)(sum.u8[2] + copy->u8[2]);
+    }
+    unsigned long hits = atomic_load(&storm_hits) - before;
+    uint64_t locally = local_done + by_hand;
+    CHECK(hits > 0);
+    CHECK(sum.added == locally + hits + 1000000 * remote_done);
+    CHECK(sum.drained + collected == local_done);
+    CHECK(sum.traded == local_trades + 1000000 * remote_trades);
+    CHECK(sum.f64 == (double)local_done + 1000000.0 * (double)remote_done);
+    CHECK(sum.u32 == (uint32_t)(locally + 1000000 * remote_done));
+    CHECK(sum.u16[1] == (uint16_t)(locally + 10000 * remote_done));
+    CHECK(sum.u8[1] == (uint8_t)(locally + 100 * remote_done));
+    CHECK(sum.u8[2] == (uint8_t)(0 - local_done));
+}
+
+/* The fence can be had exactly where sections exist, for one CPU and for all. */
+static void test_fence(void)
+{
+    bool sections = percpu_rseq_info()->mode != PERCPU_MODE_NONE;
+    for (int cpu = -1; cpu < (int)nr_cpus; cpu++) {
+        errno = 0;
+        int answer = percpu_rseq_fence(cpu);
+        CHECK(sections ? answer == 0 : answer == -1 && errno == ENOTSUP);
+    }
+}
+
+int main(void)
+{
+    static const enum percpu_index indexes[] = {PERCPU_INDEX_CPU, PERCPU_INDEX_CID};
+    deadline(60);
+    nr_cpus = percpu_nr_cpus();
+    copies = map_copies(nr_cpus, sizeof *copies);
+    storm_work = in_handler;
+    test_fence();
+    for (size_t i = 0; i < 2; i++) {
+        index_used = indexes[i];
+        if (percpu_index_check(index_used) != 0)
+            continue;
+        for (unsigned attempts = 0; attempts <= 1; attempts++) {
+            struct percpu_slow_stats before, after;
+            percpu_slow_stats(&before);
+            unsigned former = percpu_set_max_attempts(attempts == 0 ? 0 : 100);
+            test_nothing_is_lost();
+            percpu_set_max_attempts(former);
+            percpu_slow_stats(&after);
+            CHECK(after.remote - before.remote >= remote_done);
+            if (attempts == 0 && percpu_rseq_info()->mode != PERCPU_MODE_NONE)
+                CHECK(after.gated - before.gated >= 4 * by_hand);
+        }
+    }
+    return 0;
+}
