@@ -54,10 +54,13 @@ static size_t find_entries(struct percpu_pool *pool, uint64_t *entries)
     return count;
 }
 
-/* Returns one entry and puts more into the cache; 0 with errno ENOMEM. */
-static uint64_t PERCPU_COLD refill(struct percpu_pool *pool)
+/* An entry when the one attempt at a pop did not give one: pop again, or refill the cache and
+ * return one of what came. 0 with errno ENOMEM. */
+static uint64_t PERCPU_COLD take_slowly(struct percpu_pool *pool)
 {
-    uint64_t entries[CACHE_BATCH];
+    uint64_t entries[CACHE_BATCH], entry;
+    if (percpu_stack_pop(pool->caches, &entry))
+        return entry;
     pthread_mutex_lock(&pool->lock);
     size_t count = find_entries(pool, entries);
     pool->refills += count > 0;
@@ -74,8 +77,11 @@ static uint64_t PERCPU_COLD refill(struct percpu_pool *pool)
     return entries[0];
 }
 
-static void PERCPU_COLD overflow(struct percpu_pool *pool, uint64_t entry)
+/* The same for a push: push again, or make room first. */
+static void PERCPU_COLD put_slowly(struct percpu_pool *pool, uint64_t entry)
 {
+    if (percpu_stack_push(pool->caches, entry, CACHE_CAPACITY))
+        return;
     pthread_mutex_lock(&pool->lock);
     pool->overflows++;
     for (int moved = 0; moved < CACHE_BATCH; moved++) {
@@ -92,9 +98,9 @@ static void PERCPU_COLD overflow(struct percpu_pool *pool, uint64_t entry)
 PERCPU_INLINE uint64_t take_entry(struct percpu_pool *pool)
 {
     uint64_t entry;
-    if (percpu_likely(percpu_stack_pop(pool->caches, &entry)))
+    if (percpu_likely(percpu_cs_stack_pop(pool->caches, &entry) == PERCPU_COMMITTED))
         return entry;
-    return refill(pool);
+    return take_slowly(pool);
 }
 
 static void *entry_item(uint64_t entry)
@@ -127,9 +133,18 @@ static void restore(const struct percpu_pool *pool, void *item, const void *init
         restore_copy((char *)item + cpu * pool->stride, init, size, pool->item_size);
 }
 
+/* A function of its own, so that it is a tail call and alloc needs no stack frame. */
+static void *PERCPU_COLD alloc_slowly(struct percpu_pool *pool)
+{
+    return entry_item(take_slowly(pool));
+}
+
 void *percpu_pool_alloc(struct percpu_pool *pool)
 {
-    return entry_item(take_entry(pool));
+    uint64_t entry;
+    if (percpu_likely(percpu_cs_stack_pop(pool->caches, &entry) == PERCPU_COMMITTED))
+        return entry_item(entry);
+    return alloc_slowly(pool);
 }
 
 void *percpu_pool_zalloc(struct percpu_pool *pool)
@@ -158,6 +173,7 @@ void percpu_pool_free(struct percpu_pool *pool, void *item)
     if (percpu_unlikely(item == NULL))
         return;
     uint64_t entry = (uintptr_t)item;
-    if (percpu_unlikely(!percpu_stack_push(pool->caches, entry, CACHE_CAPACITY)))
-        overflow(pool, entry);
+    if (percpu_unlikely(percpu_cs_stack_push(pool->caches, entry, CACHE_CAPACITY) !=
+                        PERCPU_COMMITTED))
+        put_slowly(pool, entry);
 }

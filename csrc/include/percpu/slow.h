@@ -70,7 +70,7 @@ PERCPU_API void *percpu_slow_copy(char *base, size_t stride, size_t index) PERCP
 /*
  * Do `op` on the copy of CPU `cpu`, whoever runs there: see the gate in rseq.h. In mode none it is
  * an atomic. Costs microseconds and interrupts that CPU. Returns PERCPU_COMMITTED or
- * PERCPU_UNEQUAL. `cpu` must be below percpu_nr_cpus(). Async-signal-safe.
+ * PERCPU_UNEQUAL. `cpu` must be below the number of copies. Async-signal-safe.
  */
 PERCPU_API enum percpu_outcome percpu_remote(struct percpu_op *op, unsigned cpu);
 
