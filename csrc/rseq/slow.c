@@ -81,8 +81,8 @@ void percpu_slow_stats(struct percpu_slow_stats *stats)
         case PERCPU_OP_OR:                                                                         \
             old = __atomic_fetch_or(word, x, __ATOMIC_RELAXED);                                    \
             break;                                                                                 \
-        case PERCPU_OP_XCHG:                                                                       \
-            old = __atomic_exchange_n(word, x, __ATOMIC_RELAXED);                                  \
+        case PERCPU_OP_XCHG: /* acquire: pairs with commit(), whose list this may take */          \
+            old = __atomic_exchange_n(word, x, __ATOMIC_ACQUIRE);                                  \
             break;                                                                                 \
         default:                                                                                   \
             if (!__atomic_compare_exchange_n(word, &old, x, false, __ATOMIC_RELAXED,               \

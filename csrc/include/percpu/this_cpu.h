@@ -109,10 +109,6 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
         return FROM_WORD((uint##W##_t)percpu_remote_word(p, cpu, PERCPU_OP_CMPXCHG, W / 8,         \
                                                          TO_WORD(x), TO_WORD(expect)));            \
     }                                                                                              \
-    PERCPU_INLINE void percpu_this_sub_##S(percpu_ptr p, T n)                                      \
-    {                                                                                              \
-        percpu_this_add_##S(p, (T)-n);                                                             \
-    }                                                                                              \
     PERCPU_INLINE void percpu_this_inc_##S(percpu_ptr p)                                           \
     {                                                                                              \
         percpu_this_add_##S(p, (T)1);                                                              \
@@ -127,6 +123,10 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     {                                                                                              \
         if (percpu_unlikely(percpu_cs_add_store_u##W(p, (uint##W##_t)n) != PERCPU_COMMITTED))      \
             PERCPU_SLOW_WORD(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);                          \
+    }                                                                                              \
+    PERCPU_INLINE void percpu_this_sub_##S(percpu_ptr p, T n)                                      \
+    {                                                                                              \
+        percpu_this_add_##S(p, (T)(0 - (uint##W##_t)n));                                           \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_add_return_##S(percpu_ptr p, T n)                                  \
     {                                                                                              \
@@ -181,6 +181,11 @@ PERCPU_INLINE double percpu_this_add_return_f64(percpu_ptr p, double n)
 PERCPU_INLINE void percpu_this_add_f64(percpu_ptr p, double n)
 {
     (void)percpu_this_add_return_f64(p, n);
+}
+
+PERCPU_INLINE void percpu_this_sub_f64(percpu_ptr p, double n)
+{
+    percpu_this_add_f64(p, -n);
 }
 
 PERCPU_INLINE double percpu_cpu_add_return_f64(percpu_ptr p, unsigned cpu, double n)
