@@ -24,8 +24,8 @@
  *   T    percpu_cpu_cmpxchg_S(p, cpu, e, x)
  *
  * Arithmetic is modulo 2^W, whatever the sign. `p` must point to an object of T, aligned to its
- * size, with at least percpu_nr_cpus() copies; `cpu` must be below the number of copies. Nothing here fails,
- * takes a lock on the fast path, or orders other memory. All are thread-safe and
+ * size, with at least percpu_nr_cpus() copies; `cpu` must be below the number of copies. Nothing
+ * here fails, takes a lock on the fast path, or orders other memory. All are thread-safe and
  * async-signal-safe. Which CPU it was may be out of date when the call returns.
  */
 #ifndef PERCPU_THIS_CPU_H
