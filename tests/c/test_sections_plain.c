@@ -7,6 +7,9 @@
  * the two must then be equal to the last byte, which covers neighbours and other copies too. Each
  * is repeated for both kinds of index, with the gate open, and with it closed in several ways.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* REG_RIP */
+#endif
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
