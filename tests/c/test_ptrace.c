@@ -12,7 +12,7 @@
 
 #include "threads.h"
 
-enum { ROUNDS = 40, STEPS_MAX = 20000000 };
+enum { ROUNDS = 100, STEPS_MAX = 20000000 };
 
 struct copy {
     uint64_t word, second;
@@ -31,11 +31,11 @@ static percpu_ptr field(size_t offset)
 #define FIELD(name) field(offsetof(struct copy, name))
 
 /* In the child, on one CPU: nine operations a round, each with the answer it must have. */
-static void operations(unsigned cpu)
+static void operations(unsigned cpu, uint64_t rounds)
 {
     struct copy *mine = &copies[cpu];
     static struct percpu_list_node node;
-    for (uint64_t i = 0; i < ROUNDS; i++) {
+    for (uint64_t i = 0; i < rounds; i++) {
         percpu_this_inc_u64(FIELD(word));
         CHECK(percpu_this_add_return_u32(FIELD(u32), 3) == 3 * (i + 1));
         percpu_this_inc_u8(FIELD(u8));
@@ -51,10 +51,10 @@ static void operations(unsigned cpu)
         CHECK(locked == cpu);
         percpu_unlock(FIELD(lock), locked);
     }
-    CHECK(mine->word == ROUNDS && mine->u8 == ROUNDS % 256 && mine->list == NULL);
+    CHECK(mine->word == rounds && mine->u8 == rounds % 256 && mine->list == NULL);
 }
 
-static void child(unsigned cpu)
+static void child(unsigned cpu, uint64_t rounds)
 {
     struct percpu_slow_stats before, after;
     percpu_set_max_attempts(3);
@@ -62,7 +62,7 @@ static void child(unsigned cpu)
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
         _exit(TEST_SKIPPED);
     raise(SIGSTOP);
-    operations(cpu);
+    operations(cpu, rounds);
     percpu_slow_stats(&after);
     if (percpu_rseq_info()->mode != PERCPU_MODE_NONE)
         CHECK(after.gated > before.gated && after.restarts > before.restarts);
@@ -74,11 +74,12 @@ int main(void)
     deadline(100);
     copies = map_copies(percpu_nr_cpus(), sizeof *copies);
     unsigned cpu = (unsigned)percpu_current_cpu();
+    uint64_t rounds = (uint64_t)effort(ROUNDS);
     CHECK(pin(cpu));
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0)
-        child(cpu);
+        child(cpu, rounds);
     int status;
     CHECK(waitpid(pid, &status, 0) == pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED) {
@@ -100,7 +101,7 @@ int main(void)
         CHECK(WIFEXITED(status) || (WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP));
     }
     CHECK(WEXITSTATUS(status) == 0);
-    CHECK(steps > 10 * ROUNDS);
+    CHECK(steps > 10 * (long)rounds);
     printf("%ld steps\n", steps);
     return 0;
 }

@@ -130,9 +130,17 @@ static inline void sleep_ms(long milliseconds)
         CHECK(errno == EINTR);
 }
 
+/* PERCPU_TEST_EFFORT, in percent of what a test does when it is not set. */
+static inline long effort(long full)
+{
+    const char *percent = getenv("PERCPU_TEST_EFFORT");
+    long wanted = percent == NULL ? full : full * atol(percent) / 100;
+    return wanted > 0 ? wanted : 1;
+}
+
 /*
- * Run `count` workers, worker i with bodies[i % kinds], for `milliseconds`; a body loops until
- * stopping(). Returns the sum of what the workers say they did.
+ * Run `count` workers, worker i with bodies[i % kinds], for `milliseconds` at full effort; a body
+ * loops until stopping(). Returns the sum of what the workers say they did.
  */
 static inline uint64_t run_workers(unsigned count, void (*const *bodies)(struct worker *),
                                    unsigned kinds, long storm_period, long milliseconds)
@@ -151,7 +159,7 @@ static inline uint64_t run_workers(unsigned count, void (*const *bodies)(struct 
         CHECK(pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]) == 0);
     }
     pthread_barrier_wait(&start);
-    sleep_ms(milliseconds);
+    sleep_ms(effort(milliseconds));
     atomic_store(&workers_stop, true);
     uint64_t done = 0;
     for (unsigned i = 0; i < count; i++) {
