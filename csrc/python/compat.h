@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * compat.h - Python.h, and what differs between the Python versions we build for.
+ *
+ * Include it first: Python.h wants to be before any system header.
+ */
+#ifndef PERCPU_PYTHON_COMPAT_H
+#define PERCPU_PYTHON_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+
+#if PY_VERSION_HEX < 0x030C0000
+#include <structmember.h>
+#define Py_T_PYSSIZET T_PYSSIZET
+#define Py_READONLY READONLY
+#endif
+
+/* Before 3.13 there is always the GIL, which nothing between these two gives up. */
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
+/*
+ * Threads that share `op` need not write to its reference count any more; the garbage collector
+ * frees it, not the last reference. Only before anyone else has seen `op`.
+ */
+static inline void percpu_py_defer_refcount(PyObject *op)
+{
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
+    PyUnstable_Object_EnableDeferredRefcount(op);
+#else
+    (void)op;
+#endif
+}
+
+/*
+ * Objects with deferred reference counts that nobody refers to may still hold per-CPU items. Gives
+ * those back; returns whether there can have been any.
+ */
+static inline bool percpu_py_collect_deferred(void)
+{
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
+    PyGC_Collect();
+    return true;
+#else
+    return false;
+#endif
+}
+
+#endif

@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool.c - PerCpuPool: a pool of items of equal size, and what allocates and frees them.
+ */
+#include "item.h"
+
+#include <errno.h>
+#include <string.h>
+
+static struct percpu_py_pool *as_pool(PyObject *op)
+{
+    return (struct percpu_py_pool *)op;
+}
+
+static bool is_closed(const struct percpu_py_pool *self)
+{
+    return __atomic_load_n(&self->closed, __ATOMIC_RELAXED) != 0;
+}
+
+static void unmap_lock_held(struct percpu_py_pool *self)
+{
+    percpu_pool_destroy(self->memory);
+    self->memory = NULL;
+}
+
+int percpu_py_pool_hold_lock_held(struct percpu_py_pool *self)
+{
+    if (is_closed(self)) {
+        percpu_py_raise_closed((PyObject *)self);
+        return -1;
+    }
+    self->live++;
+    return 0;
+}
+
+void percpu_py_pool_release_lock_held(struct percpu_py_pool *self)
+{
+    self->live--;
+    if (self->live == 0 && is_closed(self))
+        unmap_lock_held(self);
+}
+
+int percpu_py_pool_fits(struct percpu_py_pool *self, size_t size, size_t alignment,
+                        const char *what)
+{
+    const struct percpu_pool_geometry *geometry = &self->geometry;
+    if (geometry->item_size >= size && geometry->slot_size % alignment == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError,
+                 "pool must have items of at least %zu bytes, aligned to %zu, for %s; its item_size "
+                 "is %zu",
+                 size, alignment, what, geometry->item_size);
+    return -1;
+}
+
+int percpu_py_pool_argument(PyTypeObject *type, PyObject *value, struct percpu_py_pool **pool)
+{
+    *pool = NULL;
+    if (value == NULL || value == Py_None)
+        return 0;
+    struct percpu_py_state *state = percpu_py_state_of(type);
+    if (state == NULL || state->pool_type == NULL ||
+        !PyObject_TypeCheck(value, state->pool_type))
+        return percpu_py_reject(PyExc_TypeError, "pool", value, "a PerCpuPool or None");
+    *pool = as_pool(value);
+    return 0;
+}
+
+/* making a pool ------------------------------------------------------------------------------ */
+
+static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
+{
+    struct percpu_pool_attr attr = {0};
+    if (percpu_py_pool_parse(values, &attr) != 0)
+        return NULL;
+    struct percpu_py_pool *self = as_pool(type->tp_alloc(type, 0));
+    if (self == NULL)
+        return NULL;
+    self->closed = 1; /* while the garbage collector can see it, but nobody should */
+    self->memory = percpu_pool_create(&attr);
+    if (self->memory == NULL) {
+        int error = errno;
+        if (error == ENOTSUP)
+            percpu_py_raise_errno(type, error,
+                                  "index 'cid' needs mm_cid in the rseq area (Linux 6.3)");
+        else
+            percpu_py_raise_errno(type, error,
+                                  "cannot make a pool of %zu-byte items for %u CPUs: %s (a CPU's "
+                                  "stride and all of a range must fit in 2**31 and 2**46 bytes)",
+                                  attr.item_size, attr.cpus, strerror(error));
+        Py_DECREF(self);
+        return NULL;
+    }
+    percpu_pool_geometry(self->memory, &self->geometry);
+    __atomic_store_n(&self->closed, 0, __ATOMIC_RELAXED);
+    return (PyObject *)self;
+}
+
+static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *values[PERCPU_PY_MAX_PARAMETERS];
+    if (percpu_py_match_tuple(&percpu_py_pool_signature, args, kwargs, values) != 0)
+        return NULL;
+    return pool_make(type, values);
+}
+
+static PyObject *pool_vectorcall(PyObject *type, PyObject *const *args, size_t nargsf,
+                                 PyObject *kwnames)
+{
+    PyObject *values[PERCPU_PY_MAX_PARAMETERS];
+    if (percpu_py_match_vector(&percpu_py_pool_signature, args, nargsf, kwnames, values) != 0)
+        return NULL;
+    return pool_make((PyTypeObject *)type, values);
+}
+
+static int pool_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    return 0;
+}
+
+static void pool_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (as_pool(op)->weakrefs != NULL)
+        PyObject_ClearWeakRefs(op);
+    unmap_lock_held(as_pool(op)); /* nobody else can have it, and nothing lives in it */
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+/* methods ------------------------------------------------------------------------------------ */
+
+PyDoc_STRVAR(alloc_doc,
+             "alloc($self, /, init=None)\n--\n\n"
+             "Allocate an item: a :class:`PerCpuItem`, whose copies are zeros.\n\n"
+             "With `init`, an object with the buffer protocol of at most :attr:`item_size` bytes,\n"
+             "each CPU's copy starts with those bytes, and zeros follow.\n\n"
+             "Raises :exc:`PoolExhausted` where there is no memory, or :attr:`max_ranges` ranges\n"
+             "are full; :exc:`ValueError` if `init` is too long; :exc:`ClosedError`.");
+
+static const struct percpu_py_signature alloc_signature = {
+    .callable = "alloc",
+    .positional = 1,
+    .parameters = {"init"},
+};
+
+/* 0; the errno of the core; or -1 with an exception. */
+static int allocate_lock_held(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
+{
+    if (percpu_py_pool_hold_lock_held(self) != 0)
+        return -1;
+    void *address = init != NULL
+                        ? percpu_pool_alloc_init(self->memory, init->buf, (size_t)init->len)
+                        : percpu_pool_zalloc(self->memory);
+    if (address == NULL) {
+        int error = errno;
+        percpu_py_pool_release_lock_held(self);
+        return error;
+    }
+    percpu_py_item_adopt_lock_held(item, address);
+    return 0;
+}
+
+static int allocate(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
+{
+    int error;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    error = allocate_lock_held(self, init, item);
+    Py_END_CRITICAL_SECTION();
+    return error;
+}
+
+static PyObject *alloc_item(struct percpu_py_pool *self, const Py_buffer *init)
+{
+    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(self));
+    if (state == NULL || state->item_type == NULL)
+        return percpu_py_raise_closed((PyObject *)self);
+    PyObject *item = percpu_py_item_new(state->item_type, self);
+    if (item == NULL)
+        return NULL;
+    int error = allocate(self, init, item);
+    if (error == ENOMEM && percpu_py_collect_deferred())
+        error = allocate(self, init, item);
+    if (error == 0)
+        return item;
+    Py_DECREF(item);
+    if (error > 0)
+        percpu_py_raise_errno(Py_TYPE(self), error,
+                              "no free item of %zu bytes, and no new range (max_ranges is %zu)",
+                              self->geometry.item_size, self->geometry.max_ranges);
+    return NULL;
+}
+
+static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames)
+{
+    struct percpu_py_pool *self = as_pool(op);
+    PyObject *init;
+    if (percpu_py_match_vector(&alloc_signature, args, (size_t)nargs, kwnames, &init) != 0)
+        return NULL;
+    if (init == NULL || init == Py_None)
+        return alloc_item(self, NULL);
+    Py_buffer view;
+    if (PyObject_GetBuffer(init, &view, PyBUF_SIMPLE) != 0)
+        return NULL;
+    PyObject *item = NULL;
+    if ((size_t)view.len > self->geometry.item_size)
+        PyErr_Format(PyExc_ValueError, "init must have at most item_size bytes, which is %zu, not "
+                                       "%zd",
+                     self->geometry.item_size, view.len);
+    else
+        item = alloc_item(self, &view);
+    PyBuffer_Release(&view);
+    return item;
+}
+
+PyDoc_STRVAR(free_doc,
+             "free($self, item, /)\n--\n\n"
+             "Give the memory of `item` back to the pool; `item.free()` does the same.\n\n"
+             "Raises :exc:`ValueError` if it is an item of another pool, :exc:`ClosedError` if it\n"
+             "was freed before, and :exc:`BufferError` while a memoryview or array of it lives.");
+
+static PyObject *pool_free(PyObject *op, PyObject *item)
+{
+    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(op));
+    if (state == NULL || state->item_type == NULL || !Py_IS_TYPE(item, state->item_type)) {
+        percpu_py_reject(PyExc_TypeError, "item", item, "a PerCpuItem");
+        return NULL;
+    }
+    if (percpu_py_item_pool(item) != as_pool(op)) {
+        percpu_py_reject(PyExc_ValueError, "item", item, "an item of this pool");
+        return NULL;
+    }
+    int result;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    result = percpu_py_item_free_lock_held(item);
+    Py_END_CRITICAL_SECTION();
+    return result == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(close_doc,
+             "close($self, /)\n--\n\n"
+             "Close the pool, and with it every item, variable and counter made in it.\n\n"
+             "They raise :exc:`ClosedError` from now on. The memory is unmapped when the last of\n"
+             "them is gone. Raises :exc:`BufferError`, and does nothing, while a memoryview or\n"
+             "array of one lives. Closing a closed pool does nothing.");
+
+static int close_lock_held(struct percpu_py_pool *self)
+{
+    if (is_closed(self))
+        return 0;
+    if (self->exports > 0) {
+        PyErr_Format(PyExc_BufferError,
+                     "cannot close a pool while %zu memoryviews or arrays of its items live",
+                     self->exports);
+        return -1;
+    }
+    __atomic_store_n(&self->closed, 1, __ATOMIC_RELAXED);
+    if (self->live == 0)
+        unmap_lock_held(self);
+    return 0;
+}
+
+static PyObject *pool_close(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    int result;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    result = close_lock_held(as_pool(op));
+    Py_END_CRITICAL_SECTION();
+    return result == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(check_doc, "check($self, /)\n--\n\n"
+                        "Test every invariant of the pool's memory.\n\n"
+                        "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
+                        "the first one that does not hold; :exc:`ClosedError`.");
+
+static PyObject *pool_check(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    struct percpu_py_pool *self = as_pool(op);
+    bool closed;
+    const char *broken = NULL;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    closed = is_closed(self);
+    if (!closed)
+        broken = percpu_pool_check(self->memory);
+    Py_END_CRITICAL_SECTION();
+    if (closed)
+        return percpu_py_raise_closed(op);
+    if (broken != NULL)
+        return percpu_py_raise(Py_TYPE(op), PERCPU_PY_CORRUPTION, "%s", broken);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(drain_doc, "drain($self, /)\n--\n\n"
+                        "Move the free items in the caches of all CPUs back to the ranges.\n\n"
+                        "Raises :exc:`ClosedError`.");
+
+static PyObject *pool_drain(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    struct percpu_py_pool *self = as_pool(op);
+    bool closed;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    closed = is_closed(self);
+    if (!closed)
+        percpu_pool_drain(self->memory);
+    Py_END_CRITICAL_SECTION();
+    return closed ? percpu_py_raise_closed(op) : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(
+    stats_doc,
+    "stats($self, /)\n--\n\n"
+    "Return a dict of numbers about the pool.\n\n"
+    "``ranges``, and of items: ``live`` (handed out; variables and counters included), ``cached``\n"
+    "(free, in the CPUs' caches), ``free`` (free, in the ranges). ``virtual_bytes`` of address\n"
+    "space, of which ``resident_bytes`` are in memory; ``resident_per_cpu``, a tuple of bytes for\n"
+    "each CPU's strides. ``refills`` and ``overflows``: how often a cache was filled from the\n"
+    "ranges, or gave half of itself back. Raises :exc:`ClosedError`.");
+
+static PyObject *stats_lock_held(struct percpu_py_pool *self)
+{
+    if (is_closed(self))
+        return percpu_py_raise_closed((PyObject *)self);
+    struct percpu_pool_stats stats;
+    percpu_pool_stats(self->memory, &stats);
+    PyObject *per_cpu = PyTuple_New((Py_ssize_t)self->geometry.cpus);
+    for (unsigned cpu = 0; per_cpu != NULL && cpu < self->geometry.cpus; cpu++) {
+        PyObject *bytes = PyLong_FromSize_t(percpu_pool_resident(self->memory, cpu));
+        if (bytes == NULL)
+            Py_CLEAR(per_cpu);
+        else
+            PyTuple_SET_ITEM(per_cpu, (Py_ssize_t)cpu, bytes);
+    }
+    if (per_cpu == NULL)
+        return NULL;
+    return Py_BuildValue(
+        "{s:n,s:n,s:n,s:n,s:n,s:n,s:K,s:K,s:N}", "ranges", (Py_ssize_t)stats.ranges, "live",
+        (Py_ssize_t)stats.live, "cached", (Py_ssize_t)stats.cached, "free", (Py_ssize_t)stats.free,
+        "virtual_bytes", (Py_ssize_t)stats.virtual_bytes, "resident_bytes",
+        (Py_ssize_t)stats.resident_bytes, "refills", (unsigned long long)stats.refills, "overflows",
+        (unsigned long long)stats.overflows, "resident_per_cpu", per_cpu);
+}
+
+static PyObject *pool_stats(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    PyObject *stats;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    stats = stats_lock_held(as_pool(op));
+    Py_END_CRITICAL_SECTION();
+    return stats;
+}
+
+static Py_ssize_t pool_length(PyObject *op)
+{
+    Py_ssize_t live;
+    bool closed;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    closed = is_closed(as_pool(op));
+    live = (Py_ssize_t)as_pool(op)->live;
+    Py_END_CRITICAL_SECTION();
+    if (!closed)
+        return live;
+    percpu_py_raise_closed(op);
+    return -1;
+}
+
+/* An empty pool is a pool: only None is the absence of one. */
+static int pool_bool(PyObject *Py_UNUSED(op))
+{
+    return 1;
+}
+
+PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nReturn the pool.");
+
+static PyObject *pool_enter(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    return Py_NewRef(op);
+}
+
+PyDoc_STRVAR(exit_doc, "__exit__($self, /, *exception)\n--\n\nClose the pool.");
+
+static PyObject *pool_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
+                           Py_ssize_t Py_UNUSED(nargs))
+{
+    return pool_close(op, NULL);
+}
+
+static PyObject *pool_repr(PyObject *op)
+{
+    struct percpu_py_pool *self = as_pool(op);
+    const char *name = percpu_py_type_name(op);
+    if (is_closed(self))
+        return PyUnicode_FromFormat("<%s closed>", name);
+    return PyUnicode_FromFormat("<%s of %zu bytes x %u CPUs, %zd live>", name,
+                                self->geometry.item_size, self->geometry.cpus, pool_length(op));
+}
+
+static PyMethodDef pool_methods[] = {
+    {"alloc", (PyCFunction)(void (*)(void))pool_alloc, METH_FASTCALL | METH_KEYWORDS, alloc_doc},
+    {"free", pool_free, METH_O, free_doc},
+    {"close", pool_close, METH_NOARGS, close_doc},
+    {"check", pool_check, METH_NOARGS, check_doc},
+    {"drain", pool_drain, METH_NOARGS, drain_doc},
+    {"stats", pool_stats, METH_NOARGS, stats_doc},
+    {"__enter__", pool_enter, METH_NOARGS, enter_doc},
+    {"__exit__", (PyCFunction)(void (*)(void))pool_exit, METH_FASTCALL, exit_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+/* attributes --------------------------------------------------------------------------------- */
+
+static PyObject *get_size(PyObject *op, void *offset)
+{
+    size_t size;
+    memcpy(&size, (const char *)op + (uintptr_t)offset, sizeof size);
+    return PyLong_FromSize_t(size);
+}
+
+static PyObject *get_cpus(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(as_pool(op)->geometry.cpus);
+}
+
+static PyObject *get_index(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(as_pool(op)->geometry.index == PERCPU_INDEX_CID ? "cid" : "cpu");
+}
+
+static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(is_closed(as_pool(op)));
+}
+
+#define GEOMETRY(field) ((void *)offsetof(struct percpu_py_pool, geometry.field))
+
+static PyGetSetDef pool_attributes[] = {
+    {"item_size", get_size, NULL, "Bytes that an item has on each CPU.", GEOMETRY(item_size)},
+    {"stride", get_size, NULL, "Bytes from one CPU's copy of an item to the next CPU's.",
+     GEOMETRY(stride)},
+    {"cpus", get_cpus, NULL, "Copies of each item.", NULL},
+    {"max_ranges", get_size, NULL, "How many ranges the pool may have; 0: no limit.",
+     GEOMETRY(max_ranges)},
+    {"index", get_index, NULL,
+     "What chooses a thread's copy: 'cpu', the CPU that it is on, or 'cid', its concurrency id.",
+     NULL},
+    {"capacity", get_size, NULL, "Items in one range.", GEOMETRY(capacity)},
+    {"closed", get_closed, NULL, "Whether the pool was closed.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef pool_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_pool, weakrefs), Py_READONLY,
+     NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    pool_doc,
+    "PerCpuPool(item_size, *, stride=None, cpus=None, max_ranges=0, index='cpu')\n--\n\n"
+    "A pool of items of `item_size` bytes, each with one copy per CPU.\n\n"
+    "`stride` is how far apart an item's copies are, in bytes: a power of two, at least a page;\n"
+    "by default 64 KiB or what holds an item. `cpus` is how many copies an item has: by default,\n"
+    "and at least, one for each possible CPU. The pool grows by ranges, of which it may have\n"
+    "`max_ranges` (0: no limit). `index` is 'cpu', or 'cid' to choose a thread's copy by its\n"
+    "concurrency id, which is dense: it is always below the number of threads.\n\n"
+    "Memory costs nothing until a CPU writes it. :func:`len` counts what lives in the pool:\n"
+    "items, variables and counters. Leaving a ``with`` block closes the pool.\n\n"
+    "Raises :exc:`ValueError` for sizes that are not sane, :exc:`PoolExhausted` where there is\n"
+    "no memory, and :exc:`OSError` for 'cid' where the kernel has no concurrency ids.");
+
+static PyType_Slot pool_slots[] = {
+    {Py_tp_doc, (void *)pool_doc},
+    PERCPU_PY_SLOT(Py_tp_new, pool_new),
+    PERCPU_PY_SLOT(Py_tp_dealloc, pool_dealloc),
+    PERCPU_PY_SLOT(Py_tp_traverse, pool_traverse),
+    PERCPU_PY_SLOT(Py_tp_repr, pool_repr),
+    {Py_tp_methods, pool_methods},
+    {Py_tp_getset, pool_attributes},
+    {Py_tp_members, pool_members},
+    PERCPU_PY_SLOT(Py_sq_length, pool_length),
+    PERCPU_PY_SLOT(Py_nb_bool, pool_bool),
+    {0, NULL},
+};
+
+static PyType_Spec pool_spec = {
+    .name = "percpu.PerCpuPool",
+    .basicsize = sizeof(struct percpu_py_pool),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = pool_slots,
+};
+
+int percpu_py_add_pool(PyObject *module, struct percpu_py_state *state)
+{
+    state->pool_type = percpu_py_make_type(module, &pool_spec, pool_vectorcall);
+    return state->pool_type != NULL ? PyModule_AddType(module, state->pool_type) : -1;
+}

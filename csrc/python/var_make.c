@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * var_make.c - where a PerCpuVar's memory comes from and goes to, and its values in Python.
+ */
+#include "var.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <percpu/this_cpu.h>
+
+/* values ------------------------------------------------------------------------------------- */
+
+PyObject *percpu_py_box(const struct percpu_py_var_ops *ops, uint64_t bits)
+{
+    switch (ops->kind) {
+    case PERCPU_PY_SIGNED:
+        return PyLong_FromLongLong((int64_t)bits);
+    case PERCPU_PY_UNSIGNED:
+        return PyLong_FromUnsignedLongLong(bits);
+    default:
+        return PyFloat_FromDouble(percpu_f64_from_bits(bits));
+    }
+}
+
+int percpu_py_unbox(const struct percpu_py_var_ops *ops, const char *name, PyObject *obj,
+                 uint64_t *bits)
+{
+    if (ops->kind != PERCPU_PY_FLOAT)
+        return percpu_py_bits(obj, name, ops->of, ops->min, ops->max, bits);
+    double value;
+    if (percpu_py_double(obj, name, &value) != 0)
+        return -1;
+    *bits = percpu_f64_bits(value);
+    return 0;
+}
+
+/* making ------------------------------------------------------------------------------------- */
+
+const struct percpu_py_signature percpu_py_var_signature = {
+    .callable = "PerCpuVar",
+    .required = 1,
+    .positional = 2,
+    .parameters = {"code", "value", "pool"},
+};
+
+static const struct percpu_py_var_ops *code_argument(PyObject *code)
+{
+    if (!PyUnicode_Check(code)) {
+        percpu_py_reject(PyExc_TypeError, "code", code, "a str");
+        return NULL;
+    }
+    const struct percpu_py_var_ops *ops =
+        PyUnicode_GET_LENGTH(code) == 1 ? percpu_py_var_ops_of(PyUnicode_READ_CHAR(code, 0)) : NULL;
+    if (ops == NULL)
+        percpu_py_reject(PyExc_ValueError, "code", code, "one of " PERCPU_PY_CODES);
+    return ops;
+}
+
+/* An item of `self->memory` with `value` in every copy. 0; an errno. */
+static int place(struct percpu_py_var *self, uint64_t value)
+{
+    /* The first bytes of `value` are those of the narrower type: all our machines are little-endian
+     * (arch.h has x86-64 and aarch64, and the build checks below). */
+    void *item = value == 0 ? percpu_pool_zalloc(self->memory)
+                            : percpu_pool_alloc_init(self->memory, &value, self->ops->width);
+    if (item == NULL)
+        return errno;
+    self->ptr = percpu_pool_ptr(self->memory, item);
+    return 0;
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "place() takes the low bytes");
+
+/* 0; the errno of the core; -1 with ClosedError. */
+static int place_in_pool(struct percpu_py_var *self, uint64_t value)
+{
+    int error;
+    Py_BEGIN_CRITICAL_SECTION(self->pool);
+    error = percpu_py_pool_hold_lock_held(self->pool);
+    if (error == 0) {
+        self->memory = self->pool->memory;
+        error = place(self, value);
+        if (error != 0)
+            percpu_py_pool_release_lock_held(self->pool);
+    }
+    Py_END_CRITICAL_SECTION();
+    return error;
+}
+
+static int place_in_process(struct percpu_py_var *self, uint64_t value)
+{
+    self->memory = percpu_pool_shared(self->ops->width);
+    return self->memory != NULL ? place(self, value) : errno;
+}
+
+static int place_somewhere(struct percpu_py_var *self, uint64_t value)
+{
+    return self->pool != NULL ? place_in_pool(self, value) : place_in_process(self, value);
+}
+
+PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
+{
+    const struct percpu_py_var_ops *ops = code_argument(values[0]);
+    uint64_t value = 0;
+    struct percpu_py_pool *pool;
+    if (ops == NULL || (values[1] != NULL && percpu_py_unbox(ops, "value", values[1], &value) != 0) ||
+        percpu_py_pool_argument(type, values[2], &pool) != 0 ||
+        (pool != NULL && percpu_py_pool_fits(pool, ops->width, ops->width, ops->of + 5) != 0))
+        return NULL;
+    struct percpu_py_var *self = (struct percpu_py_var *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    self->ops = ops;
+    self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
+    int error = place_somewhere(self, value);
+    if (error == ENOMEM && percpu_py_collect_deferred())
+        error = place_somewhere(self, value);
+    if (error != 0) {
+        if (error > 0)
+            percpu_py_raise_errno(type, error, "no memory for a variable of %u bytes per CPU",
+                                  ops->width);
+        Py_DECREF(self);
+        return NULL;
+    }
+    struct percpu_pool_geometry geometry;
+    percpu_pool_geometry(self->memory, &geometry);
+    self->cpus = geometry.cpus;
+    self->shape = (Py_ssize_t)geometry.cpus;
+    self->stride = (Py_ssize_t)geometry.stride;
+    percpu_py_defer_refcount((PyObject *)self);
+    percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
+    return (PyObject *)self;
+}
+
+void percpu_py_var_give_back(struct percpu_py_var *self)
+{
+    if (self->ptr.base == NULL)
+        return;
+    if (self->pool == NULL) {
+        percpu_pool_free(self->memory, self->ptr.base);
+        return;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self->pool);
+    percpu_pool_free(self->memory, self->ptr.base);
+    percpu_py_pool_release_lock_held(self->pool);
+    Py_END_CRITICAL_SECTION();
+}
