@@ -147,7 +147,7 @@ static PyObject *reads_dict(const struct percpu_race_reads *reads, bool has_read
 PyDoc_STRVAR(race_run_doc,
              "_race_run($module, name, threads, seconds, pin, read, /)\n--\n\n"
              "Race one scheme once: see struct percpu_race_result. Return a dict with adds, sum,\n"
-             "wall_ns, cpus and pinned; with read=True also reads, a dict.");
+             "wall_ns, cpu_ns, cpus and pinned; with read=True also reads, a dict.");
 
 static PyObject *race_run(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -176,9 +176,9 @@ static PyObject *race_run(PyObject *Py_UNUSED(module), PyObject *args)
         return run_failed(error);
 
     PyObject *dict = Py_BuildValue(
-        "{s:K,s:L,s:K,s:I,s:I}", "adds", (unsigned long long)result.adds, "sum",
-        (long long)result.sum, "wall_ns", (unsigned long long)result.wall_ns, "cpus", result.cpus,
-        "pinned", result.pinned);
+        "{s:K,s:L,s:K,s:K,s:I,s:I}", "adds", (unsigned long long)result.adds, "sum",
+        (long long)result.sum, "wall_ns", (unsigned long long)result.wall_ns, "cpu_ns",
+        (unsigned long long)result.cpu_ns, "cpus", result.cpus, "pinned", result.pinned);
     if (dict != NULL && read &&
         set_item(dict, "reads", reads_dict(&result.reads, scheme->read != NULL)) != 0)
         Py_CLEAR(dict);

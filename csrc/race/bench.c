@@ -2,6 +2,7 @@
 /* bench.c - see bench.h. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -114,30 +115,65 @@ static int write_items(struct percpu_pool *pool, char **items, unsigned count)
     return 0;
 }
 
-int percpu_bench_resident(unsigned cpus, unsigned items, size_t *resident, size_t *written)
+/* What the process has in memory, by a walk of its page tables. 0; -1 with errno kept. */
+static int resident_now(size_t *bytes)
 {
+    static const char key[] = "\nRss:";
+    char text[4096];
+    int fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    int error = length < 0 ? errno : 0;
+    close(fd);
+    text[length < 0 ? 0 : length] = '\0';
+    const char *found = strstr(text, key);
+    if (found == NULL) {
+        errno = error != 0 ? error : ENOTSUP;
+        return -1;
+    }
+    *bytes = (size_t)strtoull(found + sizeof key - 1, NULL, 10) * 1024;
+    return 0;
+}
+
+static int fill_and_measure(unsigned cpus, unsigned count, char **items, size_t *grown,
+                            size_t *written)
+{
+    size_t before, after;
+    if (resident_now(&before) != 0 || resident_now(&before) != 0) /* the first for its own pages */
+        return -1;
     struct percpu_pool *pool = create(cpus);
     if (pool == NULL)
         return -1;
     struct percpu_pool_geometry geometry;
     percpu_pool_geometry(pool, &geometry);
-    struct percpu_pool_stats stats;
-    char **addresses = calloc(items + 1, sizeof *addresses);
-    unsigned char *seen = calloc(geometry.stride, 1);
-    int error = ENOMEM;
-    if (items > geometry.capacity || geometry.cpus < PERCPU_BENCH_WRITERS)
-        error = EINVAL;
-    else if (addresses != NULL && seen != NULL && write_items(pool, addresses, items) == 0)
-        error = 0;
-    if (error == 0) {
-        percpu_pool_stats(pool, &stats);
-        *resident = stats.resident_bytes;
-        *written = PERCPU_BENCH_WRITERS * pages_of(addresses, items, geometry.stride, seen);
-    } else {
-        errno = error;
+    unsigned char *seen = NULL;
+    int failed = -1;
+    if (count > geometry.capacity || geometry.cpus < PERCPU_BENCH_WRITERS)
+        errno = EINVAL;
+    else if (write_items(pool, items, count) == 0 && resident_now(&after) == 0 &&
+             (seen = calloc(geometry.stride, 1)) != NULL)
+        failed = 0;
+    if (failed == 0) {
+        *grown = after > before ? after - before : 0;
+        *written = PERCPU_BENCH_WRITERS * pages_of(items, count, geometry.stride, seen);
     }
+    int error = errno;
     free(seen);
-    free(addresses);
     percpu_pool_destroy(pool);
-    return error == 0 ? 0 : -1;
+    errno = error;
+    return failed;
+}
+
+int percpu_bench_resident(unsigned cpus, unsigned items, size_t *resident, size_t *written)
+{
+    size_t size = items * sizeof(char *);
+    char **addresses = malloc(size);
+    if (addresses == NULL)
+        return -1;
+    memset(addresses, 1, size); /* in memory before anything is measured */
+    int failed = fill_and_measure(cpus, items, addresses, resident, written), error = errno;
+    free(addresses);
+    errno = error;
+    return failed;
 }

@@ -49,6 +49,7 @@ static void *work(void *data)
         return NULL;
     if (scheme->enter != NULL)
         scheme->enter(race->state);
+    worker->cpu_ns = percpu_race_read_clock(CLOCK_THREAD_CPUTIME_ID);
     worker->start_ns = percpu_race_clock();
     do {
         scheme->add(race->state, PERCPU_RACE_CHUNK);
@@ -59,6 +60,7 @@ static void *work(void *data)
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     } while (!__atomic_load_n(&race->stop, __ATOMIC_RELAXED));
     worker->end_ns = percpu_race_clock();
+    worker->cpu_ns = percpu_race_read_clock(CLOCK_THREAD_CPUTIME_ID) - worker->cpu_ns;
     if (scheme->leave != NULL)
         scheme->leave(race->state);
     return NULL;
@@ -140,6 +142,7 @@ static void add_up(const struct percpu_race *race, struct percpu_race_result *re
         start = worker->start_ns < start ? worker->start_ns : start;
         end = worker->end_ns > end ? worker->end_ns : end;
         result->adds += worker->done;
+        result->cpu_ns += worker->cpu_ns;
         result->pinned += worker->pinned;
     }
     result->wall_ns = end - start;

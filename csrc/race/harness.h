@@ -44,6 +44,7 @@ struct percpu_race_result {
     uint64_t adds; /* of all threads together */
     int64_t sum;   /* what the scheme says when all threads are gone */
     uint64_t wall_ns;
+    uint64_t cpu_ns; /* time on a CPU, of all threads together */
     unsigned cpus;   /* CPUs that the calling thread was allowed to run on */
     unsigned pinned; /* threads that were bound to a CPU */
     struct percpu_race_reads reads;

@@ -22,6 +22,7 @@ struct percpu_race_worker {
     int cpu;    /* to pin it to; -1: not */
     bool pinned;
     uint64_t start_ns, end_ns;
+    uint64_t cpu_ns; /* of that, time on a CPU */
 };
 
 enum percpu_race_phase { PERCPU_RACE_GATHERING, PERCPU_RACE_RUNNING, PERCPU_RACE_CALLED_OFF };
@@ -39,11 +40,16 @@ struct percpu_race {
     int stop __attribute__((aligned(PERCPU_CACHE_LINE))); /* read after each chunk */
 };
 
-PERCPU_INLINE uint64_t percpu_race_clock(void)
+PERCPU_INLINE uint64_t percpu_race_read_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+PERCPU_INLINE uint64_t percpu_race_clock(void)
+{
+    return percpu_race_read_clock(CLOCK_MONOTONIC);
 }
 
 /* What the calling thread does while the others add, until `deadline`: wait, or sample.
