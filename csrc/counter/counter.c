@@ -175,9 +175,10 @@ int64_t percpu_counter_sum(const struct percpu_counter *counter)
 
 int percpu_counter_compare(struct percpu_counter *counter, int64_t rhs)
 {
-    int64_t value = percpu_counter_read(counter);
+    int64_t value = percpu_counter_read(counter), error = percpu_counter_error(counter);
     uint64_t apart = value > rhs ? (uint64_t)value - (uint64_t)rhs : (uint64_t)rhs - (uint64_t)value;
-    if (apart <= (uint64_t)percpu_counter_error(counter))
+    /* Near the ends of int64_t, what read() said may have wrapped around although the sum fits. */
+    if (apart <= (uint64_t)error || value < INT64_MIN + error || value > INT64_MAX - error)
         value = percpu_counter_sum(counter);
     return (value > rhs) - (value < rhs);
 }

@@ -137,6 +137,13 @@ static void test_borders(void)
     CHECK(percpu_counter_exchange(&counter, INT64_MIN) == INT64_MAX);
     CHECK(percpu_counter_compare(&counter, INT64_MAX) == -1);
     CHECK(percpu_counter_compare(&counter, INT64_MIN) == 0);
+    /* What read() says has wrapped around here, the sum has not. */
+    percpu_counter_dec(&counter);
+    percpu_counter_set(&counter, INT64_MAX);
+    CHECK(percpu_counter_compare(&counter, 0) == 1);
+    percpu_counter_add(&counter, 2);
+    percpu_counter_set(&counter, INT64_MIN);
+    CHECK(percpu_counter_compare(&counter, 0) == -1);
     for (unsigned i = 0; i < 5; i++) {
         percpu_counter_add(&counter, INT64_MAX);
         percpu_counter_sub(&counter, INT64_MAX);

@@ -8,6 +8,8 @@
  * starts, loses updates here.
  */
 #define _GNU_SOURCE
+#include <sys/wait.h>
+
 #include <percpu/percpu.h>
 #include "slow_word.h"
 #include "threads.h"
@@ -98,15 +100,15 @@ static void in_handler(void)
     percpu_this_inc_u64(FIELD(added));
 }
 
-static void test_nothing_is_lost(void)
+static void test_nothing_is_lost_by(void (*const *bodies)(struct worker *), unsigned kinds,
+                                    unsigned workers)
 {
-    void (*const bodies[])(struct worker *) = {locals, remotes, locals, gated};
     for (unsigned cpu = 0; cpu < nr_cpus; cpu++)
         memset(&copies[cpu], 0, sizeof copies[cpu]);
     local_done = remote_done = collected = remote_trades = local_trades = by_hand = 0;
     unsigned long before = atomic_load(&storm_hits);
-    CHECK(run_workers(WORKERS, bodies, 4, 500, 400) > 0);
-    CHECK(local_done > 0 && remote_done > 0 && by_hand > 0);
+    CHECK(run_workers(workers, bodies, kinds, 500, 400) > 0);
+    CHECK(local_done > 0 && remote_done > 0);
 
     struct copy sum;
     memset(&sum, 0, sizeof sum);
@@ -135,6 +137,13 @@ static void test_nothing_is_lost(void)
     CHECK(sum.u8[2] == (uint8_t)(0 - local_done));
 }
 
+static void test_nothing_is_lost(void)
+{
+    void (*const bodies[])(struct worker *) = {locals, remotes, locals, gated};
+    test_nothing_is_lost_by(bodies, 4, WORKERS);
+    CHECK(by_hand > 0);
+}
+
 /* The fence can be had exactly where sections exist, for one CPU and for all. */
 static void test_fence(void)
 {
@@ -146,6 +155,68 @@ static void test_fence(void)
     }
 }
 
+/* A slow operation that may not try a section closes the gate, for all to see. */
+static void watch_the_gate(struct worker *worker)
+{
+    while (!stopping())
+        worker->done += __atomic_load_n(&percpu_runtime.limit, __ATOMIC_RELAXED) == 0;
+}
+
+static void slow_without_attempts(struct worker *worker)
+{
+    while (!stopping())
+        (void)slow_word(FIELD(added), PERCPU_OP_ADD, 8, 1, 0);
+    worker->done = 0;
+}
+
+static void test_slow_operations_take_the_gate(void)
+{
+    void (*const bodies[])(struct worker *) = {watch_the_gate, slow_without_attempts};
+    if (percpu_rseq_info()->mode == PERCPU_MODE_NONE)
+        return; /* there is no gate: atomics need none */
+    unsigned former = percpu_set_max_attempts(0);
+    CHECK(run_workers(2, bodies, 2, 0, 200) > 0);
+    percpu_set_max_attempts(former);
+}
+
+/* ---- concurrency ids that are not the CPUs' ---------------------------------------------- */
+
+static void pinned_locals(struct worker *worker)
+{
+    pin(nr_cpus - 1);
+    locals(worker);
+}
+
+static void pinned_remotes(struct worker *worker)
+{
+    pin(0);
+    remotes(worker);
+}
+
+/*
+ * A process that is born on the last CPU has concurrency id 0 there. A fence of CPU 0 alone would
+ * do nothing for who writes that copy.
+ */
+static void test_cid_0_on_the_last_cpu(void)
+{
+    void (*const bodies[])(struct worker *) = {pinned_locals, pinned_remotes};
+    cpu_set_t allowed;
+    CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+    if (!percpu_rseq_info()->mm_cid || !pin(nr_cpus - 1))
+        return;
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        deadline(30);
+        index_used = PERCPU_INDEX_CID;
+        test_nothing_is_lost_by(bodies, 2, 2);
+        exit(0);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
+}
+
 int main(void)
 {
     static const enum percpu_index indexes[] = {PERCPU_INDEX_CPU, PERCPU_INDEX_CID};
@@ -154,6 +225,8 @@ int main(void)
     copies = map_copies(nr_cpus, sizeof *copies);
     storm_work = in_handler;
     test_fence();
+    test_slow_operations_take_the_gate();
+    test_cid_0_on_the_last_cpu();
     for (size_t i = 0; i < 2; i++) {
         index_used = indexes[i];
         if (percpu_index_check(index_used) != 0)

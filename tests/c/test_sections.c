@@ -24,8 +24,7 @@ struct copy {
     uint64_t word_log[LOG_ENTRIES];
     uint64_t record_log_head;
     struct record {
-        uint64_t thread, sequence, sum;
-        uint64_t padding[2];
+        uint64_t thread, sequence, padding[2], sum;
     } record_log[LOG_ENTRIES];
 };
 

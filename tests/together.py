@@ -1,0 +1,100 @@
+"""Threads for tests: started together, joined by a deadline, their exceptions raised again; and
+child processes with deadlines.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def run_together(*bodies: Callable[[], object], deadline: float = 60.0) -> None:
+    """Run each body in a thread of its own, all started at one barrier.
+
+    Raises the first exception of a body, or TimeoutError if one is not done by the deadline.
+    """
+    barrier = threading.Barrier(len(bodies))
+    errors: list[BaseException] = []
+
+    def start(body: Callable[[], object]) -> None:
+        try:
+            barrier.wait(deadline)
+            body()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start, args=(body,), daemon=True) for body in bodies]
+    end = time.monotonic() + deadline
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    if errors:
+        raise errors[0]
+    if any(thread.is_alive() for thread in threads):
+        raise TimeoutError(f"a thread is still running after {deadline} s")
+
+
+@contextmanager
+def storm(handler: Callable[[], object], period: float = 0.0002) -> Iterator[list[int]]:
+    """Interrupt the main thread every `period` seconds; the handler's calls are counted in [0]."""
+    calls = [0]
+
+    def handle(_signal: int, _frame: object) -> None:
+        handler()
+        calls[0] += 1
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, period, period)
+    try:
+        yield calls
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run_python(source: str, deadline: float = 60.0, **environment: str) -> str:
+    """Run a program in a fresh interpreter; return its output, and fail unless it exits with 0."""
+    command = [sys.executable, "-W", "error", "-X", "faulthandler", "-c", source]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    assert done.stderr == ""
+    return done.stdout
+
+
+def run_forked(body: Callable[[], object], deadline: float = 30.0) -> None:
+    """Run a body in a forked child, which must end well before the deadline."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            body()
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert status == 0, f"the child ended with wait status {status:#x}"
+            return
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise TimeoutError(f"the child is still running after {deadline} s")
