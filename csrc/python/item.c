@@ -53,11 +53,16 @@ static char *address_of(const struct item *self)
     return __atomic_load_n(&self->address, __ATOMIC_RELAXED);
 }
 
+static bool is_freed(const struct item *self)
+{
+    return __atomic_load_n(&self->address, __ATOMIC_RELAXED) == NULL;
+}
+
 static void *raise_unusable(const struct item *self)
 {
-    bool closed = __atomic_load_n(&self->pool->closed, __ATOMIC_RELAXED) != 0;
     return percpu_py_raise(Py_TYPE(self), PERCPU_PY_CLOSED,
-                           closed ? "the pool of this item is closed" : "this item was freed");
+                           is_freed(self) ? "this item was freed"
+                                          : "the pool of this item is closed");
 }
 
 static void give_back_lock_held(struct item *self)
@@ -282,7 +287,8 @@ static PyObject *item_repr(PyObject *op)
     struct item *self = as_item(op);
     char *address = address_of(self);
     if (address == NULL)
-        return PyUnicode_FromFormat("<%s freed>", percpu_py_type_name(op));
+        return PyUnicode_FromFormat("<%s %s>", percpu_py_type_name(op),
+                                    is_freed(self) ? "freed" : "closed with its pool");
     return PyUnicode_FromFormat("<%s of %zd bytes x %zd CPUs at %p>", percpu_py_type_name(op),
                                 self->shape[1], self->shape[0], address);
 }
