@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -155,4 +156,5 @@ def draw(report: Report, path: Path) -> None:
     )
     _mark_cpus(axes, threads, report.adds[0].cpus)
     _label_lines(axes, figure, report)
-    figure.savefig(path, dpi=150)
+    with rc_context({"svg.fonttype": "none"}):  # text stays text: it can be read and searched
+        figure.savefig(path, dpi=150)

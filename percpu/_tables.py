@@ -23,9 +23,15 @@ _THREAD_COLUMN = 13
 """Characters that one column of costs takes, with its padding."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line: rich would end the process with a failure."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Return where tables go: standard output."""
-    return Console(highlight=False)
+    return _Console(highlight=False)
 
 
 @contextmanager
@@ -261,8 +267,8 @@ def _print_calls(console: Console, report: Report) -> None:
 def _print_others(console: Console, taken: float) -> None:
     if taken > 0.05:
         console.print(
-            f"Other programs had {taken:.0%} of the CPUs meanwhile. Without them, most times would be "
-            "lower, and contention higher.",
+            f"Other programs had {taken:.0%} of the CPUs meanwhile. Without them, most times would "
+            "be lower, and contention higher.",
             style="yellow",
         )
 

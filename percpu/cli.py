@@ -7,6 +7,7 @@ because of an error); 2 for what the caller has to put right; 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no such sign shows another
     try:
         status = command(options)
         sys.stdout.flush()
@@ -211,7 +214,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _needs_lab(what: str, error: ImportError) -> CannotRunError:
-    return CannotRunError(f"{what} needs {error.name}: pip install 'percpu[lab]'")
+    package = (error.name or "more").partition(".")[0]
+    return CannotRunError(f"{what} needs {package}: pip install 'percpu[lab]'")
 
 
 def _write(path: Path, text: str) -> None:
