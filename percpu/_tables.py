@@ -61,7 +61,9 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 
 def number(value: float) -> str:
-    """Return a figure with about three digits that matter: 0.07, 2.13, 35.0, 1,930."""
+    """Return a figure with about three digits that matter: 0.07, 2.13, 35.0, 1,930, 16.8k."""
+    if abs(value) >= 10_000:
+        return f"{number(value / 1000)}k"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f}"
 
@@ -69,8 +71,10 @@ def number(value: float) -> str:
 def cost(spread: Spread) -> str:
     """Return a median, and half of what the middle half of the samples spans."""
     median = number(spread.median)
-    digits = len(median.partition(".")[2])
-    return f"{median} ±{spread.half_width:,.{digits}f}"
+    figure = median.rstrip("k")
+    digits = len(figure.partition(".")[2])
+    unit = 1 if figure == median else 1000
+    return f"{median} ±{spread.half_width / unit:,.{digits}f}"
 
 
 def _table() -> Table:

@@ -20,6 +20,7 @@ import pytest
 
 import percpu
 from percpu import _harness, cli, race
+from percpu._stats import Spread
 
 NAMES = [scheme.name for scheme in race.schemes()]
 TINY = ["--seconds", "0.002", "--repeats", "2"]
@@ -213,6 +214,19 @@ def test_a_reader_that_leaves_early_is_no_failure(arguments: list[str]) -> None:
         process.stdout.close()
         errors = process.stderr.read()
     assert (process.returncode, errors) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0449, "0.04"), (2.126, "2.13"), (35.04, "35.0"), (1930.4, "1,930"), (16_800, "16.8k")],
+)
+def test_figures_have_the_digits_that_matter(value: float, text: str) -> None:
+    from percpu._tables import cost, number
+
+    assert number(value) == text
+    half = value / 10
+    digits = {"k": f"{half / 1000:.1f}"}.get(text[-1], f"{half:.{len(text.partition('.')[2])}f}")
+    assert cost(Spread(value, value - half, value + half, 0, 2 * value)) == f"{text} ±{digits}"
 
 
 # ---- what is refused ----------------------------------------------------------------------
