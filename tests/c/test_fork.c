@@ -16,7 +16,7 @@
 #include "slow_word.h"
 #include "threads.h"
 
-enum { WORKERS = 5, FORKS = 25, CHILD_ADDS = 1000 };
+enum { WORKERS = 6, FORKS = 25, CHILD_ADDS = 1000 };
 
 static struct percpu_counter counter;
 static struct percpu_pool *pool;
@@ -64,12 +64,12 @@ static void allocating(struct worker *worker)
 
 static void at_the_gate(struct worker *worker)
 {
-    static struct percpu_list_node node;
+    static struct percpu_list_node nodes[MAX_WORKERS];
     while (!stopping()) {
         unsigned cpu = (unsigned)worker->done % nr_cpus;
         (void)percpu_cpu_add_return_u64(word, cpu, 1);
         atomic_fetch_add(&finished, 1);
-        percpu_list_push(list, &node);
+        percpu_list_push(list, &nodes[worker->id]);
         for (unsigned i = 0; i < nr_cpus; i++)
             (void)percpu_list_pop_all_of(list, i);
         (void)slow_word(word, PERCPU_OP_ADD, 8, 1, 0);
@@ -187,9 +187,10 @@ static void spawning(struct worker *worker)
 
 static void test_storm(void (*last)(struct worker *))
 {
-    void (*const bodies[])(struct worker *) = {counting, allocating, at_the_gate, counting, last};
+    void (*const bodies[])(struct worker *) = {counting,    allocating, at_the_gate,
+                                               at_the_gate, counting,   last};
     uint64_t before = atomic_load(&finished);
-    CHECK(run_workers(WORKERS, bodies, 5, 400, 700) > 0);
+    CHECK(run_workers(WORKERS, bodies, 6, 400, 700) > 0);
     CHECK(atomic_load(&finished) > before);
     CHECK(sum(word) == atomic_load(&finished));
     const char *broken = percpu_counter_check(&counter);
