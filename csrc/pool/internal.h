@@ -6,6 +6,7 @@
  *   range.c   mapping memory, finding an item's range, the free items of a range
  *   cache.c   alloc and free: the CPUs' caches, and what moves between them and the ranges
  *   report.c  statistics and the invariant walker
+ *   resident.c  which pages are really there
  *
  * An item is in exactly one place: handed out; an entry in one CPU's cache; on its range's stack of
  * free items; or beyond its range's `cut`, never used. For every range: free_count <= cut <=
@@ -94,5 +95,8 @@ void percpu_range_put(struct percpu_pool *pool, uint64_t entry);
 
 /* percpu_pool_drain() with the lock held. Returns how many items came back. */
 size_t percpu_cache_drain(struct percpu_pool *pool);
+
+/* How many of the `length` bytes at `start`, whole pages, are in memory. */
+size_t percpu_resident(const char *start, size_t length);
 
 #endif

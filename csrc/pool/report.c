@@ -2,27 +2,8 @@
 /* report.c - what a pool holds, in numbers, and the walker that tests every invariant. */
 #define _GNU_SOURCE
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "internal.h"
-
-/* Bytes in memory. A page that was read but never written counts too, although it is the kernel's
- * shared page of zeros: mincore() does not tell them apart. */
-static size_t resident(const char *start, size_t length)
-{
-    unsigned char pages[512];
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), in_memory = 0;
-    while (length > 0) {
-        size_t step = length < sizeof pages * page ? length : sizeof pages * page;
-        if (mincore((void *)(uintptr_t)start, step, pages) == 0)
-            for (size_t i = 0; i < step / page; i++)
-                in_memory += pages[i] & 1;
-        start += step;
-        length -= step;
-    }
-    return in_memory * page;
-}
 
 static uint64_t cached_on(const struct percpu_pool *pool, unsigned cpu)
 {
@@ -37,7 +18,7 @@ void percpu_pool_stats(struct percpu_pool *pool, struct percpu_pool_stats *stats
     pthread_mutex_lock(&pool->lock);
     for (struct range *range = pool->ranges; range != NULL; range = range->next) {
         stats->free += range->free_count + (pool->capacity - range->cut);
-        stats->resident_bytes += resident((const char *)range, length);
+        stats->resident_bytes += percpu_resident((const char *)range, length);
     }
     for (unsigned cpu = 0; cpu < pool->cpus; cpu++)
         stats->cached += cached_on(pool, cpu);
@@ -46,7 +27,7 @@ void percpu_pool_stats(struct percpu_pool *pool, struct percpu_pool_stats *stats
     size_t known = stats->free + stats->cached, all = pool->range_count * pool->capacity;
     stats->live = all > known ? all - known : 0;
     stats->virtual_bytes = pool->range_count * length + pool->caches_length;
-    stats->resident_bytes += resident(pool->caches.base, pool->caches_length);
+    stats->resident_bytes += percpu_resident(pool->caches.base, pool->caches_length);
     stats->refills = pool->refills;
     stats->overflows = pool->overflows;
     pthread_mutex_unlock(&pool->lock);
@@ -57,7 +38,7 @@ size_t percpu_pool_resident(struct percpu_pool *pool, unsigned cpu)
     size_t bytes = 0;
     pthread_mutex_lock(&pool->lock);
     for (struct range *range = pool->ranges; range != NULL; range = range->next)
-        bytes += resident(range->base + cpu * pool->stride, pool->stride);
+        bytes += percpu_resident(range->base + cpu * pool->stride, pool->stride);
     pthread_mutex_unlock(&pool->lock);
     return bytes;
 }

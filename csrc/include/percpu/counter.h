@@ -20,8 +20,9 @@
  *      read()    base + total              O(1)
  *
  * When no add is under way, every CPU has |count - flushed| < batch, so
- * |read() - sum()| <= (batch - 1) * CPUs. An add of n that is under way moves it by |n| at most,
- * and one that is flushing by 2 * (batch - 1) more, since the count it read may be out of date.
+ * |read() - sum()| <= (batch - 1) * CPUs. While adds are under way it may be further off: by what
+ * each of them adds, and by what a thread that stalls in the middle of a flush has taken from its
+ * CPU, which is less than a batch and the adds of those that were adding there at that moment.
  *
  * All arithmetic is modulo 2^64; a value that fits int64_t is right whatever the words did.
  */

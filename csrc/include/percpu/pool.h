@@ -88,8 +88,8 @@ struct percpu_pool_stats {
     size_t cached;         /* free items in the CPUs' caches */
     size_t free;           /* free items in the ranges, those never handed out included */
     size_t virtual_bytes;  /* address space mapped, headers and caches included */
-    size_t resident_bytes; /* of that, in memory: what mincore() says, so a page that was only
-                              read counts, although it is the shared page of zeros */
+    size_t resident_bytes; /* of that, in memory; before Linux 6.7 with pages that were only read,
+                              although those are the shared page of zeros */
     uint64_t refills;      /* times a cache was filled from the ranges */
     uint64_t overflows;    /* times half a cache went back to the ranges */
 };
