@@ -293,5 +293,6 @@ def _info(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     include = percpu.get_include()
-    print(include if options.include else f"-I{shlex.quote(include)}")
+    # -fPIC also for programs: percpu_runtime lives in a library, and must not be copied out of it.
+    print(include if options.include else f"-I{shlex.quote(include)} -fPIC")
     return 0
