@@ -18,12 +18,6 @@
 #define Py_READONLY READONLY
 #endif
 
-/* Before 3.13 there is always the GIL, which nothing between these two gives up. */
-#if PY_VERSION_HEX < 0x030D0000
-#define Py_BEGIN_CRITICAL_SECTION(op) {
-#define Py_END_CRITICAL_SECTION() }
-#endif
-
 /*
  * Threads that share `op` need not write to its reference count any more; the garbage collector
  * frees it, not the last reference. Only before anyone else has seen `op`.

@@ -43,26 +43,18 @@ static const struct percpu_py_signature signature = {
     .parameters = {"value", "batch", "pool"},
 };
 
-static int init_in_pool(struct counter *self, int64_t value, int64_t batch)
-{
-    int error;
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
-    error = percpu_py_pool_hold_lock_held(self->pool);
-    if (error == 0 &&
-        percpu_counter_init(&self->counter, self->pool->memory, value, batch) != 0) {
-        error = errno;
-        percpu_py_pool_release_lock_held(self->pool);
-    }
-    Py_END_CRITICAL_SECTION();
-    return error;
-}
-
 /* 0; the errno of the core; -1 with ClosedError. */
 static int init(struct counter *self, int64_t value, int64_t batch)
 {
+    if (self->pool != NULL && percpu_py_pool_hold(self->pool) != 0)
+        return -1;
+    struct percpu_pool *memory = self->pool != NULL ? self->pool->memory : NULL;
+    if (percpu_counter_init(&self->counter, memory, value, batch) == 0)
+        return 0;
+    int error = errno;
     if (self->pool != NULL)
-        return init_in_pool(self, value, batch);
-    return percpu_counter_init(&self->counter, NULL, value, batch) == 0 ? 0 : errno;
+        percpu_py_pool_release(self->pool);
+    return error;
 }
 
 static PyObject *counter_make(PyTypeObject *type, PyObject *const *values)
@@ -89,7 +81,6 @@ static PyObject *counter_make(PyTypeObject *type, PyObject *const *values)
         if (error > 0)
             percpu_py_raise_errno(type, error, "no memory for a counter of %zu bytes per CPU",
                                   PERCPU_COUNTER_ITEM);
-        self->counter.cpus = 0;
         Py_DECREF(self);
         return NULL;
     }
@@ -126,14 +117,9 @@ static void give_back(struct counter *self)
 {
     if (self->counter.cpus == 0)
         return;
-    if (self->pool == NULL) {
-        percpu_counter_destroy(&self->counter);
-        return;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
     percpu_counter_destroy(&self->counter);
-    percpu_py_pool_release_lock_held(self->pool);
-    Py_END_CRITICAL_SECTION();
+    if (self->pool != NULL)
+        percpu_py_pool_release(self->pool);
 }
 
 static void counter_dealloc(PyObject *op)

@@ -2,16 +2,18 @@
 /*
  * item.c - PerCpuItem, what PerCpuPool.alloc() returns.
  *
- * Everything here is guarded by the lock of the pool: the address of the memory, NULL once it was
- * given back, and how many buffers are exported. No buffer outlives the memory, since free() and
- * the pool's close() refuse while there is one.
+ * Threads agree on the item's life through one word, `exports`: how many buffers are in use, or
+ * FREED. An item with buffers cannot become FREED, and a FREED one gets no buffer; whoever changes
+ * it from 0 to FREED gives the memory back.
  */
 #include "item.h"
+
+#define FREED SIZE_MAX
 
 struct item {
     PyObject_HEAD
     struct percpu_py_pool *pool; /* a reference; constant */
-    char *address;               /* CPU 0's copy; NULL: not allocated yet, or freed */
+    char *address;               /* CPU 0's copy; constant since it was adopted */
     size_t exports;
     Py_ssize_t shape[2], strides[2]; /* constant */
     PyObject *weakrefs;
@@ -27,6 +29,7 @@ PyObject *percpu_py_item_new(PyTypeObject *type, struct percpu_py_pool *pool)
     struct item *self = as_item(type->tp_alloc(type, 0));
     if (self == NULL)
         return NULL;
+    self->exports = FREED;
     self->pool = (struct percpu_py_pool *)Py_NewRef((PyObject *)pool);
     self->shape[0] = (Py_ssize_t)pool->geometry.cpus;
     self->shape[1] = (Py_ssize_t)pool->geometry.item_size;
@@ -35,9 +38,11 @@ PyObject *percpu_py_item_new(PyTypeObject *type, struct percpu_py_pool *pool)
     return (PyObject *)self;
 }
 
-void percpu_py_item_adopt_lock_held(PyObject *op, void *address)
+void percpu_py_item_adopt(PyObject *op, void *address)
 {
-    __atomic_store_n(&as_item(op)->address, address, __ATOMIC_RELAXED);
+    as_item(op)->address = address;
+    /* Release: pairs with the acquire in is_freed(). */
+    __atomic_store_n(&as_item(op)->exports, 0, __ATOMIC_RELEASE);
 }
 
 struct percpu_py_pool *percpu_py_item_pool(PyObject *op)
@@ -45,17 +50,15 @@ struct percpu_py_pool *percpu_py_item_pool(PyObject *op)
     return as_item(op)->pool;
 }
 
-/* Without the lock: may be out of date when it returns. */
-static char *address_of(const struct item *self)
-{
-    if (__atomic_load_n(&self->pool->closed, __ATOMIC_RELAXED) != 0)
-        return NULL;
-    return __atomic_load_n(&self->address, __ATOMIC_RELAXED);
-}
-
 static bool is_freed(const struct item *self)
 {
-    return __atomic_load_n(&self->address, __ATOMIC_RELAXED) == NULL;
+    return __atomic_load_n(&self->exports, __ATOMIC_ACQUIRE) == FREED;
+}
+
+/* May be out of date when it returns, unless the caller has a buffer. */
+static bool is_usable(const struct item *self)
+{
+    return !is_freed(self) && __atomic_load_n(&self->pool->closed, __ATOMIC_RELAXED) == 0;
 }
 
 static void *raise_unusable(const struct item *self)
@@ -65,28 +68,27 @@ static void *raise_unusable(const struct item *self)
                                           : "the pool of this item is closed");
 }
 
-static void give_back_lock_held(struct item *self)
+static void give_back(struct item *self)
 {
     percpu_pool_free(self->pool->memory, self->address);
-    __atomic_store_n(&self->address, NULL, __ATOMIC_RELAXED);
-    percpu_py_pool_release_lock_held(self->pool);
+    percpu_py_pool_release(self->pool);
 }
 
-int percpu_py_item_free_lock_held(PyObject *op)
+int percpu_py_item_free(PyObject *op)
 {
     struct item *self = as_item(op);
-    if (address_of(self) == NULL) {
+    size_t exports = 0;
+    if (is_usable(self) && __atomic_compare_exchange_n(&self->exports, &exports, FREED, false,
+                                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        give_back(self);
+        return 0;
+    }
+    if (exports == 0 || exports == FREED)
         raise_unusable(self);
-        return -1;
-    }
-    if (self->exports > 0) {
+    else
         PyErr_Format(PyExc_BufferError,
-                     "cannot free an item while %zu memoryviews or arrays of it live",
-                     self->exports);
-        return -1;
-    }
-    give_back_lock_held(self);
-    return 0;
+                     "cannot free an item while %zu memoryviews or arrays of it live", exports);
+    return -1;
 }
 
 static int item_traverse(PyObject *op, visitproc visit, void *arg)
@@ -103,11 +105,8 @@ static void item_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    if (self->address != NULL) {
-        Py_BEGIN_CRITICAL_SECTION(self->pool);
-        give_back_lock_held(self);
-        Py_END_CRITICAL_SECTION();
-    }
+    if (!is_freed(self))
+        give_back(self);
     Py_XDECREF(self->pool);
     type->tp_free(op);
     Py_DECREF(type);
@@ -115,34 +114,42 @@ static void item_dealloc(PyObject *op)
 
 /* buffers ------------------------------------------------------------------------------------ */
 
-static int export_lock_held(struct item *self, PyObject *exporter, struct percpu_py_array *array,
-                            unsigned cpu, Py_buffer *view, int flags)
+/* 0 and a buffer in use, in the item and in its pool; -1: freed or closed. */
+static int begin_export(struct item *self)
 {
-    char *address = address_of(self);
-    if (address == NULL) {
-        view->obj = NULL;
-        raise_unusable(self);
-        return -1;
-    }
-    array->address = address + cpu * self->pool->geometry.stride;
-    array->itemsize = 1;
-    array->format = "B";
-    if (percpu_py_fill_view(view, exporter, array, flags) != 0)
-        return -1;
-    self->exports++;
-    self->pool->exports++;
-    return 0;
+    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
+    do {
+        if (exports == FREED)
+            return -1;
+    } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
+                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+    if (percpu_py_pool_export(self->pool) == 0)
+        return 0;
+    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
+    return -1;
 }
 
-/* Only a fill that succeeded makes an export, and every export has one release. */
+static void end_export(struct item *self)
+{
+    percpu_py_pool_end_export(self->pool);
+    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
+}
+
 static int export(struct item *self, PyObject *exporter, struct percpu_py_array *array,
                   unsigned cpu, Py_buffer *view, int flags)
 {
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
-    result = export_lock_held(self, exporter, array, cpu, view, flags);
-    Py_END_CRITICAL_SECTION();
-    return result;
+    view->obj = NULL;
+    if (begin_export(self) != 0) {
+        raise_unusable(self);
+        return -1;
+    }
+    array->address = self->address + cpu * self->pool->geometry.stride;
+    array->itemsize = 1;
+    array->format = "B";
+    if (percpu_py_fill_view(view, exporter, array, flags) == 0)
+        return 0;
+    end_export(self);
+    return -1;
 }
 
 static int item_getbuffer(PyObject *op, Py_buffer *view, int flags)
@@ -168,11 +175,7 @@ int percpu_py_item_get_copy(PyObject *op, PyObject *exporter, unsigned cpu, Py_b
 
 void percpu_py_item_release(PyObject *op)
 {
-    struct item *self = as_item(op);
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
-    self->exports--;
-    self->pool->exports--;
-    Py_END_CRITICAL_SECTION();
+    end_export(as_item(op));
 }
 
 /* the copies, as a sequence ------------------------------------------------------------------- */
@@ -180,7 +183,7 @@ void percpu_py_item_release(PyObject *op)
 static PyObject *view_copy(struct item *self, unsigned cpu)
 {
     struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(self));
-    if (address_of(self) == NULL || state == NULL || state->copy_type == NULL)
+    if (!is_usable(self) || state == NULL || state->copy_type == NULL)
         return raise_unusable(self);
     return percpu_py_view_copy(state->copy_type, (PyObject *)self, cpu);
 }
@@ -232,10 +235,9 @@ static PyObject *item_address(PyObject *op, PyObject *const *args, Py_ssize_t na
         return NULL;
     if (value != NULL && percpu_py_cpu(value, self->pool->geometry.cpus, &cpu) != 0)
         return NULL;
-    char *address = address_of(self);
-    if (address == NULL)
+    if (!is_usable(self))
         return raise_unusable(self);
-    return PyLong_FromVoidPtr(address + cpu * self->pool->geometry.stride);
+    return PyLong_FromVoidPtr(self->address + cpu * self->pool->geometry.stride);
 }
 
 PyDoc_STRVAR(free_doc,
@@ -246,11 +248,7 @@ PyDoc_STRVAR(free_doc,
 
 static PyObject *item_free(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(as_item(op)->pool);
-    result = percpu_py_item_free_lock_held(op);
-    Py_END_CRITICAL_SECTION();
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    return percpu_py_item_free(op) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
@@ -259,12 +257,12 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 
 static PyObject *item_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    int result = 0;
-    Py_BEGIN_CRITICAL_SECTION(as_item(op)->pool);
-    if (address_of(as_item(op)) != NULL)
-        result = percpu_py_item_free_lock_held(op);
-    Py_END_CRITICAL_SECTION();
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    if (!is_usable(as_item(op)) || percpu_py_item_free(op) == 0)
+        Py_RETURN_NONE;
+    if (is_usable(as_item(op)))
+        return NULL;
+    PyErr_Clear(); /* another thread was faster */
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nReturn the item.");
@@ -285,12 +283,11 @@ static PyObject *item_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
 static PyObject *item_repr(PyObject *op)
 {
     struct item *self = as_item(op);
-    char *address = address_of(self);
-    if (address == NULL)
+    if (!is_usable(self))
         return PyUnicode_FromFormat("<%s %s>", percpu_py_type_name(op),
                                     is_freed(self) ? "freed" : "closed with its pool");
     return PyUnicode_FromFormat("<%s of %zd bytes x %zd CPUs at %p>", percpu_py_type_name(op),
-                                self->shape[1], self->shape[0], address);
+                                self->shape[1], self->shape[0], self->address);
 }
 
 static PyMethodDef item_methods[] = {
@@ -310,7 +307,7 @@ static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(address_of(as_item(op)) == NULL);
+    return PyBool_FromLong(!is_usable(as_item(op)));
 }
 
 static PyGetSetDef item_attributes[] = {

@@ -10,15 +10,15 @@
 /* An item that holds no memory yet. NULL with an exception. */
 PyObject *percpu_py_item_new(PyTypeObject *type, struct percpu_py_pool *pool);
 
-/* Give `item`, made with percpu_py_item_new(), the memory at `address`, which the caller holds in
- * its pool. */
-void percpu_py_item_adopt_lock_held(PyObject *item, void *address);
+/* Give `item`, made with percpu_py_item_new(), the memory at `address`, and the hold of its pool
+ * that goes with it. */
+void percpu_py_item_adopt(PyObject *item, void *address);
 
 /* Which pool `item` is of: a borrowed reference. */
 struct percpu_py_pool *percpu_py_item_pool(PyObject *item);
 
 /* Give its memory back. 0; -1 with ClosedError or BufferError. */
-int percpu_py_item_free_lock_held(PyObject *item);
+int percpu_py_item_free(PyObject *item);
 
 /* Export CPU `cpu`'s copy in the name of `exporter`, and end such an export. 0; -1 with
  * ClosedError or BufferError. */

@@ -3,7 +3,8 @@
  * module.h - what the files of the extension share: the module's state, errors, arguments,
  * conversions, buffers. Each type is in a file of its own, with its slots static.
  *
- * Life and closing. Memory that operations touch is given back in dealloc alone: whoever calls a
+ * Life and closing. There are no locks: what threads share is a few atomic words, so threads do not
+ * wait for each other and a forked child finds nothing locked. Memory that operations touch is given back in dealloc alone: whoever calls a
  * method holds a reference, so no operation can meet memory that has a new owner, with or without
  * the GIL. close() only sets a flag. An object does not own that flag: `closed` points to one of
  *

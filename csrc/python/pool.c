@@ -12,32 +12,64 @@ static struct percpu_py_pool *as_pool(PyObject *op)
     return (struct percpu_py_pool *)op;
 }
 
-static bool is_closed(const struct percpu_py_pool *self)
+static const uint64_t CLOSED = 1, EXPORT = 1 << 1, HOLD = UINT64_C(1) << 32;
+
+static uint64_t state_of(const struct percpu_py_pool *self)
 {
-    return __atomic_load_n(&self->closed, __ATOMIC_RELAXED) != 0;
+    return __atomic_load_n(&self->state, __ATOMIC_RELAXED);
 }
 
-static void unmap_lock_held(struct percpu_py_pool *self)
+static bool is_closed(const struct percpu_py_pool *self)
+{
+    return (state_of(self) & CLOSED) != 0;
+}
+
+static uint64_t exports_in(uint64_t state)
+{
+    return (state % HOLD) / EXPORT;
+}
+
+/* Add to the state of a pool that is not closed. Acquire: pairs with the release in pool_make(). */
+static bool add_if_open(struct percpu_py_pool *self, uint64_t what)
+{
+    uint64_t state = state_of(self);
+    do {
+        if (state & CLOSED)
+            return false;
+    } while (!__atomic_compare_exchange_n(&self->state, &state, state + what, true,
+                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+    return true;
+}
+
+static void unmap(struct percpu_py_pool *self)
 {
     percpu_pool_destroy(self->memory);
     self->memory = NULL;
 }
 
-int percpu_py_pool_hold_lock_held(struct percpu_py_pool *self)
+int percpu_py_pool_hold(struct percpu_py_pool *self)
 {
-    if (is_closed(self)) {
-        percpu_py_raise_closed((PyObject *)self);
-        return -1;
-    }
-    self->live++;
-    return 0;
+    if (add_if_open(self, HOLD))
+        return 0;
+    percpu_py_raise_closed((PyObject *)self);
+    return -1;
 }
 
-void percpu_py_pool_release_lock_held(struct percpu_py_pool *self)
+void percpu_py_pool_release(struct percpu_py_pool *self)
 {
-    self->live--;
-    if (self->live == 0 && is_closed(self))
-        unmap_lock_held(self);
+    /* Release, and acquire for the last: all uses of the memory come before its end. */
+    if (__atomic_sub_fetch(&self->state, HOLD, __ATOMIC_ACQ_REL) == CLOSED)
+        unmap(self);
+}
+
+int percpu_py_pool_export(struct percpu_py_pool *self)
+{
+    return add_if_open(self, EXPORT) ? 0 : -1;
+}
+
+void percpu_py_pool_end_export(struct percpu_py_pool *self)
+{
+    __atomic_sub_fetch(&self->state, EXPORT, __ATOMIC_RELEASE);
 }
 
 int percpu_py_pool_fits(struct percpu_py_pool *self, size_t size, size_t alignment,
@@ -76,7 +108,8 @@ static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
     struct percpu_py_pool *self = as_pool(type->tp_alloc(type, 0));
     if (self == NULL)
         return NULL;
-    self->closed = 1; /* while the garbage collector can see it, but nobody should */
+    self->state = CLOSED; /* while the garbage collector can see it, but nobody should */
+    self->closed = 1;
     self->memory = percpu_pool_create(&attr);
     if (self->memory == NULL) {
         int error = errno;
@@ -93,6 +126,7 @@ static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
     }
     percpu_pool_geometry(self->memory, &self->geometry);
     __atomic_store_n(&self->closed, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&self->state, 0, __ATOMIC_RELEASE); /* pairs with add_if_open() */
     return (PyObject *)self;
 }
 
@@ -125,7 +159,7 @@ static void pool_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     if (as_pool(op)->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    unmap_lock_held(as_pool(op)); /* nobody else can have it, and nothing lives in it */
+    unmap(as_pool(op)); /* nobody else can have it, and nothing holds it */
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -147,29 +181,20 @@ static const struct percpu_py_signature alloc_signature = {
 };
 
 /* 0; the errno of the core; or -1 with an exception. */
-static int allocate_lock_held(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
+static int allocate(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
 {
-    if (percpu_py_pool_hold_lock_held(self) != 0)
+    if (percpu_py_pool_hold(self) != 0)
         return -1;
     void *address = init != NULL
                         ? percpu_pool_alloc_init(self->memory, init->buf, (size_t)init->len)
                         : percpu_pool_zalloc(self->memory);
     if (address == NULL) {
         int error = errno;
-        percpu_py_pool_release_lock_held(self);
+        percpu_py_pool_release(self);
         return error;
     }
-    percpu_py_item_adopt_lock_held(item, address);
+    percpu_py_item_adopt(item, address);
     return 0;
-}
-
-static int allocate(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
-{
-    int error;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    error = allocate_lock_held(self, init, item);
-    Py_END_CRITICAL_SECTION();
-    return error;
 }
 
 static PyObject *alloc_item(struct percpu_py_pool *self, const Py_buffer *init)
@@ -233,11 +258,7 @@ static PyObject *pool_free(PyObject *op, PyObject *item)
         percpu_py_reject(PyExc_ValueError, "item", item, "an item of this pool");
         return NULL;
     }
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    result = percpu_py_item_free_lock_held(item);
-    Py_END_CRITICAL_SECTION();
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    return percpu_py_item_free(item) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 PyDoc_STRVAR(close_doc,
@@ -247,48 +268,39 @@ PyDoc_STRVAR(close_doc,
              "them is gone. Raises :exc:`BufferError`, and does nothing, while a memoryview or\n"
              "array of one lives. Closing a closed pool does nothing.");
 
-static int close_lock_held(struct percpu_py_pool *self)
-{
-    if (is_closed(self))
-        return 0;
-    if (self->exports > 0) {
-        PyErr_Format(PyExc_BufferError,
-                     "cannot close a pool while %zu memoryviews or arrays of its items live",
-                     self->exports);
-        return -1;
-    }
-    __atomic_store_n(&self->closed, 1, __ATOMIC_RELAXED);
-    if (self->live == 0)
-        unmap_lock_held(self);
-    return 0;
-}
-
 static PyObject *pool_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    result = close_lock_held(as_pool(op));
-    Py_END_CRITICAL_SECTION();
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    struct percpu_py_pool *self = as_pool(op);
+    uint64_t state = state_of(self);
+    do {
+        if (state & CLOSED)
+            Py_RETURN_NONE;
+        if (exports_in(state) > 0)
+            return PyErr_Format(
+                PyExc_BufferError,
+                "cannot close a pool while %llu memoryviews or arrays of its items live",
+                (unsigned long long)exports_in(state));
+    } while (!__atomic_compare_exchange_n(&self->state, &state, state | CLOSED, true,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    __atomic_store_n(&self->closed, 1, __ATOMIC_RELAXED);
+    if (state / HOLD == 0)
+        unmap(self);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(check_doc, "check($self, /)\n--\n\n"
-                        "Test every invariant of the pool's memory.\n\n"
+                        "Test every invariant of the pool's memory. Without the GIL, no other\n"
+                        "thread may use the pool meanwhile.\n\n"
                         "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
                         "the first one that does not hold; :exc:`ClosedError`.");
 
 static PyObject *pool_check(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     struct percpu_py_pool *self = as_pool(op);
-    bool closed;
-    const char *broken = NULL;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    closed = is_closed(self);
-    if (!closed)
-        broken = percpu_pool_check(self->memory);
-    Py_END_CRITICAL_SECTION();
-    if (closed)
-        return percpu_py_raise_closed(op);
+    if (percpu_py_pool_hold(self) != 0)
+        return NULL;
+    const char *broken = percpu_pool_check(self->memory);
+    percpu_py_pool_release(self);
     if (broken != NULL)
         return percpu_py_raise(Py_TYPE(op), PERCPU_PY_CORRUPTION, "%s", broken);
     Py_RETURN_NONE;
@@ -301,13 +313,11 @@ PyDoc_STRVAR(drain_doc, "drain($self, /)\n--\n\n"
 static PyObject *pool_drain(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     struct percpu_py_pool *self = as_pool(op);
-    bool closed;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    closed = is_closed(self);
-    if (!closed)
-        percpu_pool_drain(self->memory);
-    Py_END_CRITICAL_SECTION();
-    return closed ? percpu_py_raise_closed(op) : Py_NewRef(Py_None);
+    if (percpu_py_pool_hold(self) != 0)
+        return NULL;
+    percpu_pool_drain(self->memory);
+    percpu_py_pool_release(self);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(
@@ -320,10 +330,8 @@ PyDoc_STRVAR(
     "each CPU's strides. ``refills`` and ``overflows``: how often a cache was filled from the\n"
     "ranges, or gave half of itself back. Raises :exc:`ClosedError`.");
 
-static PyObject *stats_lock_held(struct percpu_py_pool *self)
+static PyObject *stats_while_held(struct percpu_py_pool *self)
 {
-    if (is_closed(self))
-        return percpu_py_raise_closed((PyObject *)self);
     struct percpu_pool_stats stats;
     percpu_pool_stats(self->memory, &stats);
     PyObject *per_cpu = PyTuple_New((Py_ssize_t)self->geometry.cpus);
@@ -346,23 +354,19 @@ static PyObject *stats_lock_held(struct percpu_py_pool *self)
 
 static PyObject *pool_stats(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    PyObject *stats;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    stats = stats_lock_held(as_pool(op));
-    Py_END_CRITICAL_SECTION();
+    struct percpu_py_pool *self = as_pool(op);
+    if (percpu_py_pool_hold(self) != 0)
+        return NULL;
+    PyObject *stats = stats_while_held(self);
+    percpu_py_pool_release(self);
     return stats;
 }
 
 static Py_ssize_t pool_length(PyObject *op)
 {
-    Py_ssize_t live;
-    bool closed;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    closed = is_closed(as_pool(op));
-    live = (Py_ssize_t)as_pool(op)->live;
-    Py_END_CRITICAL_SECTION();
-    if (!closed)
-        return live;
+    uint64_t state = state_of(as_pool(op));
+    if ((state & CLOSED) == 0)
+        return (Py_ssize_t)(state / HOLD);
     percpu_py_raise_closed(op);
     return -1;
 }
@@ -392,10 +396,12 @@ static PyObject *pool_repr(PyObject *op)
 {
     struct percpu_py_pool *self = as_pool(op);
     const char *name = percpu_py_type_name(op);
-    if (is_closed(self))
+    uint64_t state = state_of(self);
+    if (state & CLOSED)
         return PyUnicode_FromFormat("<%s closed>", name);
-    return PyUnicode_FromFormat("<%s of %zu bytes x %u CPUs, %zd live>", name,
-                                self->geometry.item_size, self->geometry.cpus, pool_length(op));
+    return PyUnicode_FromFormat("<%s of %zu bytes x %u CPUs, %u live>", name,
+                                self->geometry.item_size, self->geometry.cpus,
+                                (unsigned)(state / HOLD));
 }
 
 static PyMethodDef pool_methods[] = {

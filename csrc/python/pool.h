@@ -2,9 +2,14 @@
 /*
  * pool.h - PerCpuPool, as seen by what is made in one.
  *
- * Its lock is the critical section of the object (before 3.13, and with the GIL: the GIL). What
- * ends in _lock_held wants it taken. Live items, variables and counters each hold a reference to
- * the pool and are counted in `live`; a closed pool is unmapped when none is left.
+ * What lives in a pool holds it: items, variables, counters, and calls that use its memory. All
+ * that threads must agree on is in one word, `state`:
+ *
+ *      63 ............... 32 | 31 ................ 1 | 0
+ *      how often it is held  | buffers in use        | closed
+ *
+ * Nothing holds a closed pool, and a pool with buffers in use is not closed. Whoever makes the word
+ * "closed, not held" unmaps the memory: that happens once.
  */
 #ifndef PERCPU_PYTHON_POOL_H
 #define PERCPU_PYTHON_POOL_H
@@ -15,11 +20,10 @@
 
 struct percpu_py_pool {
     PyObject_HEAD
-    struct percpu_pool *memory;           /* NULL: not made yet, or unmapped */
+    struct percpu_pool *memory;           /* good while the pool is held */
     struct percpu_pool_geometry geometry; /* constant */
-    uint8_t closed;                       /* atomic; 0 -> 1, under the lock */
-    size_t live;                          /* under the lock, as is `exports` */
-    size_t exports;                       /* buffers of items and variables that are in use */
+    uint64_t state;
+    uint8_t closed; /* follows `state`: see module.h */
     PyObject *weakrefs;
 };
 
@@ -27,9 +31,13 @@ struct percpu_py_pool {
 extern const struct percpu_py_signature percpu_py_pool_signature;
 int percpu_py_pool_parse(PyObject *const *values, struct percpu_pool_attr *attr);
 
-/* 0 and one more thing that lives in the pool; -1 with ClosedError. */
-int percpu_py_pool_hold_lock_held(struct percpu_py_pool *pool);
-void percpu_py_pool_release_lock_held(struct percpu_py_pool *pool);
+/* Hold the pool, and let go of it. 0; -1 with ClosedError. */
+int percpu_py_pool_hold(struct percpu_py_pool *pool);
+void percpu_py_pool_release(struct percpu_py_pool *pool);
+
+/* One more buffer in use in a pool that is held; one less. 0; -1, with no exception, if closed. */
+int percpu_py_pool_export(struct percpu_py_pool *pool);
+void percpu_py_pool_end_export(struct percpu_py_pool *pool);
 
 /* 0 if variables and counters of `size` bytes that are aligned to `alignment` fit in `pool`'s
  * items; -1 with ValueError. */

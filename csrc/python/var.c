@@ -12,12 +12,6 @@ static struct percpu_py_var *as_var(PyObject *op)
     return (struct percpu_py_var *)op;
 }
 
-/* What guards `exports`; with the GIL nobody asks. */
-static inline PyObject *lock_of(struct percpu_py_var *self)
-{
-    return self->pool != NULL ? (PyObject *)self->pool : (PyObject *)self;
-}
-
 /* Whether the variable can be used; otherwise ClosedError is set. */
 static bool usable(struct percpu_py_var *self)
 {
@@ -336,8 +330,31 @@ static PyObject *var_at(PyObject *op, Py_ssize_t position)
     return NULL;
 }
 
-static int export_lock_held(struct percpu_py_var *self, Py_buffer *view, int flags)
+/* 0 and a buffer in use, in the variable and in its pool; -1: closed. */
+static int begin_export(struct percpu_py_var *self)
 {
+    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
+    do {
+        if (exports == SIZE_MAX)
+            return -1;
+    } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
+                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+    if (self->pool == NULL || percpu_py_pool_export(self->pool) == 0)
+        return 0;
+    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
+    return -1;
+}
+
+static void end_export(struct percpu_py_var *self)
+{
+    if (self->pool != NULL)
+        percpu_py_pool_end_export(self->pool);
+    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
+}
+
+static int var_getbuffer(PyObject *op, Py_buffer *view, int flags)
+{
+    struct percpu_py_var *self = as_var(op);
     struct percpu_py_array array = {
         .address = self->ptr.base,
         .ndim = 1,
@@ -347,31 +364,19 @@ static int export_lock_held(struct percpu_py_var *self, Py_buffer *view, int fla
         .format = self->ops->format,
     };
     view->obj = NULL;
-    if (!usable(self) || percpu_py_fill_view(view, (PyObject *)self, &array, flags) != 0)
+    if (begin_export(self) != 0) {
+        percpu_py_raise_closed(op);
         return -1;
-    self->exports++;
-    if (self->pool != NULL)
-        self->pool->exports++;
-    return 0;
-}
-
-static int var_getbuffer(PyObject *op, Py_buffer *view, int flags)
-{
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(lock_of(as_var(op)));
-    result = export_lock_held(as_var(op), view, flags);
-    Py_END_CRITICAL_SECTION();
-    return result;
+    }
+    if (percpu_py_fill_view(view, op, &array, flags) == 0)
+        return 0;
+    end_export(self);
+    return -1;
 }
 
 static void var_releasebuffer(PyObject *op, Py_buffer *Py_UNUSED(view))
 {
-    struct percpu_py_var *self = as_var(op);
-    Py_BEGIN_CRITICAL_SECTION(lock_of(self));
-    self->exports--;
-    if (self->pool != NULL)
-        self->pool->exports--;
-    Py_END_CRITICAL_SECTION();
+    end_export(as_var(op));
 }
 
 /* closing and the rest ----------------------------------------------------------------------- */
@@ -382,25 +387,18 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
                         "and does nothing, while a memoryview or array of it lives. Closing a\n"
                         "closed variable does nothing.");
 
-static int close_lock_held(struct percpu_py_var *self)
-{
-    if (self->exports > 0) {
-        PyErr_Format(PyExc_BufferError,
-                     "cannot close a variable while %zu memoryviews or arrays of it live",
-                     self->exports);
-        return -1;
-    }
-    percpu_py_point_closed(&self->closed, &percpu_py_shut);
-    return 0;
-}
-
 static PyObject *var_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    int result;
-    Py_BEGIN_CRITICAL_SECTION(lock_of(as_var(op)));
-    result = close_lock_held(as_var(op));
-    Py_END_CRITICAL_SECTION();
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    struct percpu_py_var *self = as_var(op);
+    size_t exports = 0;
+    if (!__atomic_compare_exchange_n(&self->exports, &exports, SIZE_MAX, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED) &&
+        exports != SIZE_MAX)
+        return PyErr_Format(PyExc_BufferError,
+                            "cannot close a variable while %zu memoryviews or arrays of it live",
+                            exports);
+    percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nReturn the variable.");

@@ -16,7 +16,7 @@ struct percpu_py_var {
     unsigned cpus;               /* copies */
     struct percpu_pool *memory;  /* what `ptr` is an item of */
     struct percpu_py_pool *pool; /* a reference, or NULL: a pool of the process */
-    size_t exports;              /* guarded by the pool's lock; without a pool, by our own */
+    size_t exports;              /* buffers in use; SIZE_MAX: closed, so there will be none */
     Py_ssize_t shape, stride;
     PyObject *weakrefs;
 };

@@ -74,16 +74,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "place() takes the low
 /* 0; the errno of the core; -1 with ClosedError. */
 static int place_in_pool(struct percpu_py_var *self, uint64_t value)
 {
-    int error;
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
-    error = percpu_py_pool_hold_lock_held(self->pool);
-    if (error == 0) {
-        self->memory = self->pool->memory;
-        error = place(self, value);
-        if (error != 0)
-            percpu_py_pool_release_lock_held(self->pool);
-    }
-    Py_END_CRITICAL_SECTION();
+    if (percpu_py_pool_hold(self->pool) != 0)
+        return -1;
+    self->memory = self->pool->memory;
+    int error = place(self, value);
+    if (error != 0)
+        percpu_py_pool_release(self->pool);
     return error;
 }
 
@@ -111,6 +107,7 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     if (self == NULL)
         return NULL;
     percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    self->exports = SIZE_MAX; /* while the garbage collector can see it, but nobody should */
     self->ops = ops;
     self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
     int error = place_somewhere(self, value);
@@ -129,6 +126,7 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     self->shape = (Py_ssize_t)geometry.cpus;
     self->stride = (Py_ssize_t)geometry.stride;
     percpu_py_defer_refcount((PyObject *)self);
+    __atomic_store_n(&self->exports, 0, __ATOMIC_RELEASE); /* pairs with begin_export() in var.c */
     percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
     return (PyObject *)self;
 }
@@ -137,12 +135,7 @@ void percpu_py_var_give_back(struct percpu_py_var *self)
 {
     if (self->ptr.base == NULL)
         return;
-    if (self->pool == NULL) {
-        percpu_pool_free(self->memory, self->ptr.base);
-        return;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self->pool);
     percpu_pool_free(self->memory, self->ptr.base);
-    percpu_py_pool_release_lock_held(self->pool);
-    Py_END_CRITICAL_SECTION();
+    if (self->pool != NULL)
+        percpu_py_pool_release(self->pool);
 }
