@@ -73,8 +73,7 @@ def life_of_a_pool(after: int) -> int:
     fail_maps(after)
     try:
         pool = PerCpuPool(512, stride=4096)
-    except PoolExhausted as error:
-        assert "512" in str(error)
+    except PoolExhausted:
         return 1
     finally:
         fail_maps(-1)

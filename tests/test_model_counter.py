@@ -35,9 +35,7 @@ class CounterMachine(RuleBasedStateMachine):
         extra_cpus=st.sampled_from([0, 5]),
         choice=st.integers(0),
     )
-    def make(
-        self, value: int, batch: int, pool: str | None, extra_cpus: int, choice: int
-    ) -> None:
+    def make(self, value: int, batch: int, pool: str | None, extra_cpus: int, choice: int) -> None:
         self.hop(choice)
         self.cpus = len(percpu.PerCpuVar("b")) + (extra_cpus if pool else 0)
         own = percpu.PerCpuPool(24, stride=4096, cpus=self.cpus) if pool else None

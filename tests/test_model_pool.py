@@ -1,8 +1,9 @@
-"""PerCpuPool against a model: what every byte of every CPU's copy is after any sequence of calls."""
+"""PerCpuPool against a model, which knows every byte of every CPU's copy of every item."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 
 import pytest
@@ -142,7 +143,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         addresses = sorted(item.address() for item, _ in self.items)
-        for low, high in zip(addresses, addresses[1:], strict=False):
+        for low, high in itertools.pairwise(addresses):
             assert high - low >= self.pool.item_size
 
 

@@ -71,13 +71,8 @@ class VarMachine(RuleBasedStateMachine):
         value = data.draw(st.just(0) | values_of(self.code))
         cpus = len(percpu.PerCpuVar("b")) + (extra_cpus if pool else 0)
         size = struct.calcsize(self.code)
-        own = percpu.PerCpuPool(3 * size, stride=4096, cpus=cpus) if pool else None
-        try:
-            self.var = percpu.PerCpuVar(self.code, value, pool=own)
-        except ValueError as error:  # items of such a size may be aligned to less
-            assert "aligned" in str(error)
-            assert size < 8
-            self.var = percpu.PerCpuVar(self.code, value)
+        own = percpu.PerCpuPool(size, stride=4096, cpus=cpus) if pool else None
+        self.var = percpu.PerCpuVar(self.code, value, pool=own)
         self.copies: list[Number] = [self.number(value)] * len(self.var)
         assert self.var.code == self.code
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 def run_together(*bodies: Callable[[], object], deadline: float = 60.0) -> None:
     """Run each body in a thread of its own, all started at one barrier.
 
-    Raises the first exception of a body, or TimeoutError if one is not done by the deadline.
+    Threads that share the GIL take turns every 10 microseconds meanwhile, not every 5 ms. Raises
+    the first exception of a body, or TimeoutError if one is not done by the deadline.
     """
     barrier = threading.Barrier(len(bodies))
     errors: list[BaseException] = []
@@ -31,10 +32,15 @@ def run_together(*bodies: Callable[[], object], deadline: float = 60.0) -> None:
 
     threads = [threading.Thread(target=start, args=(body,), daemon=True) for body in bodies]
     end = time.monotonic() + deadline
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+    finally:
+        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
     if any(thread.is_alive() for thread in threads):
