@@ -35,12 +35,14 @@ class BuildWithHeaders(build_py):
         return [(source, target / source.relative_to(ROOT / HEADERS)) for source in sources]
 
     def run(self) -> None:
+        """Copy the modules, then the headers."""
         super().run()
         for source, target in self._copies():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Name what was copied, the headers too."""
         outputs: list[str] = super().get_outputs(include_bytecode)
         return outputs + [str(target) for _, target in self._copies()]
 

@@ -7,6 +7,7 @@ Example:
     >>> hits += 41
     >>> hits.sum()
     42
+
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def info() -> Info:
 
 
 def get_include() -> str:
-    """Return the directory to put on a C compiler's include path for `#include <percpu/percpu.h>`."""
+    """Return the directory for a C compiler's include path: `#include <percpu/percpu.h>`."""
     package = os.path.dirname(os.path.abspath(__file__))
     installed = os.path.join(package, "include")
     if os.path.isdir(installed):

@@ -81,11 +81,12 @@ int percpu_race_sample(struct percpu_race *race, uint64_t deadline, struct percp
 {
     const struct percpu_scheme *scheme = race->scheme;
     const struct percpu_race_options *options = race->options;
-    struct times *sums = calloc(2, sizeof *sums), *rough = sums + 1;
+    struct times *sums = calloc(2, sizeof *sums);
     uint64_t now, next_poll = percpu_race_clock() + PERCPU_RACE_POLL_NS;
     int error = 0;
     if (sums == NULL)
         return ENOMEM;
+    struct times *rough = sums + 1;
     do {
         time_burst(sums, scheme->sum, race->state);
         if (scheme->read != NULL)
