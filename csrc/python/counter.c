@@ -2,134 +2,46 @@
 /*
  * counter.c - PerCpuCounter. inc() and add() are the fastest thing in the package: the C counter
  * lies in the object, its add is inlined, and one branch asks whether it is closed (module.h).
+ * counter_make.c makes and unmakes it, counter_compare.c compares.
  */
-#include "pool.h"
+#include "counter.h"
 
-#include <errno.h>
-#include <string.h>
-
-#include <percpu/counter.h>
 #include <percpu/this_cpu.h>
 
-struct counter {
-    PyObject_HEAD
-    const uint8_t *closed;         /* see module.h */
-    struct percpu_counter counter; /* cpus 0: not made yet */
-    struct percpu_py_pool *pool;   /* a reference, or NULL: a pool of the process */
-    PyObject *weakrefs;
-};
-
-static struct counter *as_counter(PyObject *op)
-{
-    return (struct counter *)op;
-}
-
-/* Whether the counter can be used; otherwise ClosedError is set. */
-static bool usable(struct counter *self)
-{
-    if (percpu_likely(!percpu_py_is_closed(&self->closed)))
-        return true;
-    percpu_py_raise_closed((PyObject *)self);
-    return false;
-}
-
-/* making one --------------------------------------------------------------------------------- */
-
-enum { VALUE, BATCH, POOL };
-
-static const struct percpu_py_signature signature = {
-    .callable = "PerCpuCounter",
-    .positional = 1,
-    .parameters = {"value", "batch", "pool"},
-};
-
-/* 0; the errno of the core; -1 with ClosedError. */
-static int init(struct counter *self, int64_t value, int64_t batch)
-{
-    if (self->pool != NULL && percpu_py_pool_hold(self->pool) != 0)
-        return -1;
-    struct percpu_pool *memory = self->pool != NULL ? self->pool->memory : NULL;
-    if (percpu_counter_init(&self->counter, memory, value, batch) == 0)
-        return 0;
-    int error = errno;
-    if (self->pool != NULL)
-        percpu_py_pool_release(self->pool);
-    return error;
-}
-
-static PyObject *counter_make(PyTypeObject *type, PyObject *const *values)
-{
-    int64_t value = 0;
-    uint64_t batch = PERCPU_COUNTER_BATCH;
-    struct percpu_py_pool *pool;
-    if ((values[VALUE] != NULL && percpu_py_int64(values[VALUE], "value", &value) != 0) ||
-        (values[BATCH] != NULL && percpu_py_size(values[BATCH], "batch", "", 1,
-                                                 PERCPU_COUNTER_BATCH_MAX, &batch) != 0) ||
-        percpu_py_pool_argument(type, values[POOL], &pool) != 0 ||
-        (pool != NULL && percpu_py_pool_fits(pool, PERCPU_COUNTER_ITEM, sizeof(uint64_t),
-                                             "a counter") != 0))
-        return NULL;
-    struct counter *self = as_counter(type->tp_alloc(type, 0));
-    if (self == NULL)
-        return NULL;
-    percpu_py_point_closed(&self->closed, &percpu_py_shut);
-    self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
-    int error = init(self, value, (int64_t)batch);
-    if (error == ENOMEM && percpu_py_collect_deferred())
-        error = init(self, value, (int64_t)batch);
-    if (error != 0) {
-        if (error > 0)
-            percpu_py_raise_errno(type, error, "no memory for a counter of %zu bytes per CPU",
-                                  PERCPU_COUNTER_ITEM);
-        Py_DECREF(self);
-        return NULL;
-    }
-    percpu_py_defer_refcount((PyObject *)self);
-    percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
-    return (PyObject *)self;
-}
+/* life --------------------------------------------------------------------------------- */
 
 static PyObject *counter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *values[PERCPU_PY_MAX_PARAMETERS];
-    if (percpu_py_match_tuple(&signature, args, kwargs, values) != 0)
+    if (percpu_py_match_tuple(&percpu_py_counter_signature, args, kwargs, values) != 0)
         return NULL;
-    return counter_make(type, values);
+    return percpu_py_counter_make(type, values);
 }
 
 static PyObject *counter_vectorcall(PyObject *type, PyObject *const *args, size_t nargsf,
                                     PyObject *kwnames)
 {
     PyObject *values[PERCPU_PY_MAX_PARAMETERS];
-    if (percpu_py_match_vector(&signature, args, nargsf, kwnames, values) != 0)
+    if (percpu_py_match_vector(&percpu_py_counter_signature, args, nargsf, kwnames, values) != 0)
         return NULL;
-    return counter_make((PyTypeObject *)type, values);
+    return percpu_py_counter_make((PyTypeObject *)type, values);
 }
 
 static int counter_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(as_counter(op)->pool);
+    Py_VISIT(percpu_py_as_counter(op)->pool);
     return 0;
-}
-
-static void give_back(struct counter *self)
-{
-    if (self->counter.cpus == 0)
-        return;
-    percpu_counter_destroy(&self->counter);
-    if (self->pool != NULL)
-        percpu_py_pool_release(self->pool);
 }
 
 static void counter_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    if (as_counter(op)->weakrefs != NULL)
+    if (percpu_py_as_counter(op)->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    give_back(as_counter(op));
-    Py_XDECREF(as_counter(op)->pool);
+    percpu_py_counter_give_back(percpu_py_as_counter(op));
+    Py_XDECREF(percpu_py_as_counter(op)->pool);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -140,7 +52,7 @@ PyDoc_STRVAR(inc_doc, "inc($self, /)\n--\n\nAdd 1.");
 
 static PyObject *counter_inc(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     if (percpu_unlikely(percpu_py_is_closed(&self->closed)))
         return percpu_py_raise_closed(op);
     percpu_counter_inc(&self->counter);
@@ -151,7 +63,7 @@ PyDoc_STRVAR(dec_doc, "dec($self, /)\n--\n\nSubtract 1.");
 
 static PyObject *counter_dec(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     if (percpu_unlikely(percpu_py_is_closed(&self->closed)))
         return percpu_py_raise_closed(op);
     percpu_counter_dec(&self->counter);
@@ -159,10 +71,11 @@ static PyObject *counter_dec(PyObject *op, PyObject *Py_UNUSED(unused))
 }
 
 /* Whether `n` was an int64 and was added. */
-static PERCPU_COLD bool add_any(struct counter *self, PyObject *n)
+static PERCPU_COLD bool add_any(struct percpu_py_counter *self, PyObject *n)
 {
     int64_t value;
-    if (percpu_py_int64(n, "n", &value) != 0 || !usable(self)) /* __index__ may have closed it */
+    if (percpu_py_int64(n, "n", &value) != 0 ||
+        !percpu_py_counter_usable(self)) /* __index__ may have closed it */
         return false;
     percpu_counter_add(&self->counter, value);
     return true;
@@ -173,7 +86,7 @@ PyDoc_STRVAR(add_doc, "add($self, n, /)\n--\n\n"
 
 static PyObject *counter_add(PyObject *op, PyObject *n)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t value;
     if (percpu_unlikely(percpu_py_is_closed(&self->closed)))
         return percpu_py_raise_closed(op);
@@ -188,9 +101,9 @@ PyDoc_STRVAR(sub_doc, "sub($self, n, /)\n--\n\n"
 
 static PyObject *counter_sub(PyObject *op, PyObject *n)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t value;
-    if (!usable(self) || percpu_py_int64(n, "n", &value) != 0)
+    if (!percpu_py_counter_usable(self) || percpu_py_int64(n, "n", &value) != 0)
         return NULL;
     percpu_counter_sub(&self->counter, value);
     Py_RETURN_NONE;
@@ -198,7 +111,7 @@ static PyObject *counter_sub(PyObject *op, PyObject *n)
 
 static PyObject *counter_inplace_add(PyObject *op, PyObject *n)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t value;
     if (percpu_unlikely(percpu_py_is_closed(&self->closed)))
         return percpu_py_raise_closed(op);
@@ -219,14 +132,16 @@ static PyObject *counter_inplace_subtract(PyObject *op, PyObject *n)
 
 /* reading ------------------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(sum_doc, "sum($self, /)\n--\n\n"
-                      "Return the exact value: every add that returned before the call is in it.\n\n"
-                      "Reads one word of each CPU.");
+PyDoc_STRVAR(sum_doc,
+             "sum($self, /)\n--\n\n"
+             "Return the exact value: every add that returned before the call is in it.\n\n"
+             "Reads one word of each CPU.");
 
 static PyObject *counter_sum(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
-    return usable(self) ? PyLong_FromLongLong(percpu_counter_sum(&self->counter)) : NULL;
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    return percpu_py_counter_usable(self) ? PyLong_FromLongLong(percpu_counter_sum(&self->counter))
+                                          : NULL;
 }
 
 PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
@@ -236,8 +151,9 @@ PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
 
 static PyObject *counter_read(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
-    return usable(self) ? PyLong_FromLongLong(percpu_counter_read(&self->counter)) : NULL;
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    return percpu_py_counter_usable(self) ? PyLong_FromLongLong(percpu_counter_read(&self->counter))
+                                          : NULL;
 }
 
 PyDoc_STRVAR(read_bounds_doc,
@@ -247,8 +163,8 @@ PyDoc_STRVAR(read_bounds_doc,
 
 static PyObject *counter_read_bounds(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
-    if (!usable(self))
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    if (!percpu_py_counter_usable(self))
         return NULL;
     int64_t value = percpu_counter_read(&self->counter);
     int64_t error = percpu_counter_error(&self->counter), low, high;
@@ -260,20 +176,21 @@ static PyObject *counter_read_bounds(PyObject *op, PyObject *Py_UNUSED(unused))
     return Py_BuildValue("(LLL)", (long long)value, (long long)low, (long long)high);
 }
 
-PyDoc_STRVAR(per_cpu_doc,
-             "per_cpu($self, /)\n--\n\n"
-             "Return a tuple of what was added on each CPU since the counter was made.\n\n"
-             "What the counter started with, and what :meth:`set` and :meth:`exchange` moved, is on\n"
-             "no CPU.");
+PyDoc_STRVAR(
+    per_cpu_doc,
+    "per_cpu($self, /)\n--\n\n"
+    "Return a tuple of what was added on each CPU since the counter was made.\n\n"
+    "What the counter started with, and what :meth:`set` and :meth:`exchange` moved, is on\n"
+    "no CPU.");
 
 static PyObject *counter_per_cpu(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
-    if (!usable(self))
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    if (!percpu_py_counter_usable(self))
         return NULL;
     PyObject *counts = PyTuple_New((Py_ssize_t)self->counter.cpus);
-    percpu_ptr count =
-        percpu_ptr_field(self->counter.slots, offsetof(struct percpu_counter_slot, count));
+    percpu_ptr count = percpu_ptr_field(self->counter.slots,
+                                        offsetof(struct percpu_counter_slot, count));
     for (unsigned cpu = 0; counts != NULL && cpu < self->counter.cpus; cpu++) {
         PyObject *number = PyLong_FromLongLong(percpu_cpu_read_i64(count, cpu));
         if (number == NULL)
@@ -289,48 +206,7 @@ static PyObject *counter_int(PyObject *op)
     return counter_sum(op, NULL);
 }
 
-static int counter_bool(PyObject *op)
-{
-    struct counter *self = as_counter(op);
-    return usable(self) ? percpu_counter_compare(&self->counter, 0) != 0 : -1;
-}
-
-/* comparing ---------------------------------------------------------------------------------- */
-
-enum comparison { BELOW = -1, EQUAL = 0, ABOVE = 1, RAISED, NOT_COMPARABLE };
-
-static enum comparison compare_with_int(struct counter *self, PyObject *number)
-{
-    int overflow;
-    long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
-    if (overflow != 0)
-        return overflow > 0 ? BELOW : ABOVE;
-    if (value == -1 && PyErr_Occurred())
-        return RAISED;
-    return (enum comparison)percpu_counter_compare(&self->counter, value);
-}
-
-static enum comparison compare_with_counter(struct counter *self, struct counter *other)
-{
-    if (self == other)
-        return EQUAL;
-    if (!usable(other))
-        return RAISED;
-    return (enum comparison)percpu_counter_compare(&self->counter,
-                                                   percpu_counter_sum(&other->counter));
-}
-
-static enum comparison compare(struct counter *self, PyObject *other)
-{
-    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(self));
-    bool both = state != NULL && state->counter_type != NULL &&
-                PyObject_TypeCheck(other, state->counter_type);
-    if (!both && !PyLong_Check(other))
-        return NOT_COMPARABLE;
-    if (!usable(self))
-        return RAISED;
-    return both ? compare_with_counter(self, as_counter(other)) : compare_with_int(self, other);
-}
+/* comparing and setting ------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(compare_doc,
              "compare($self, rhs, /)\n--\n\n"
@@ -340,23 +216,13 @@ PyDoc_STRVAR(compare_doc,
 
 static PyObject *counter_compare(PyObject *op, PyObject *rhs)
 {
-    enum comparison result = compare(as_counter(op), rhs);
-    if (result == NOT_COMPARABLE)
+    enum percpu_py_comparison result = percpu_py_counter_compare(percpu_py_as_counter(op), rhs);
+    if (result == PERCPU_PY_NOT_COMPARABLE)
         percpu_py_reject(PyExc_TypeError, "rhs", rhs, "an int or a PerCpuCounter");
-    return result == RAISED || result == NOT_COMPARABLE ? NULL : PyLong_FromLong(result);
+    return result == PERCPU_PY_RAISED || result == PERCPU_PY_NOT_COMPARABLE
+               ? NULL
+               : PyLong_FromLong(result);
 }
-
-static PyObject *counter_richcompare(PyObject *op, PyObject *other, int operator)
-{
-    enum comparison result = compare(as_counter(op), other);
-    if (result == RAISED)
-        return NULL;
-    if (result == NOT_COMPARABLE)
-        Py_RETURN_NOTIMPLEMENTED;
-    Py_RETURN_RICHCOMPARE((int)result, 0, operator);
-}
-
-/* setting ------------------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(exchange_doc,
              "exchange($self, value, /)\n--\n\n"
@@ -366,9 +232,9 @@ PyDoc_STRVAR(exchange_doc,
 
 static PyObject *counter_exchange(PyObject *op, PyObject *value)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t number;
-    if (!usable(self) || percpu_py_int64(value, "value", &number) != 0)
+    if (!percpu_py_counter_usable(self) || percpu_py_int64(value, "value", &number) != 0)
         return NULL;
     return PyLong_FromLongLong(percpu_counter_exchange(&self->counter, number));
 }
@@ -378,9 +244,9 @@ PyDoc_STRVAR(set_doc, "set($self, value, /)\n--\n\n"
 
 static PyObject *counter_set(PyObject *op, PyObject *value)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t number;
-    if (!usable(self) || percpu_py_int64(value, "value", &number) != 0)
+    if (!percpu_py_counter_usable(self) || percpu_py_int64(value, "value", &number) != 0)
         return NULL;
     percpu_counter_set(&self->counter, number);
     Py_RETURN_NONE;
@@ -388,16 +254,17 @@ static PyObject *counter_set(PyObject *op, PyObject *value)
 
 /* closing and the rest ----------------------------------------------------------------------- */
 
-PyDoc_STRVAR(check_doc, "check($self, /)\n--\n\n"
-                        "Test every invariant of the counter, which no other thread may use\n"
-                        "meanwhile.\n\n"
-                        "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
-                        "the first one that does not hold.");
+PyDoc_STRVAR(check_doc,
+             "check($self, /)\n--\n\n"
+             "Test every invariant of the counter, which no other thread may use\n"
+             "meanwhile.\n\n"
+             "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
+             "the first one that does not hold.");
 
 static PyObject *counter_check(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct counter *self = as_counter(op);
-    if (!usable(self))
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    if (!percpu_py_counter_usable(self))
         return NULL;
     const char *broken = percpu_counter_check(&self->counter);
     if (broken != NULL)
@@ -405,14 +272,15 @@ static PyObject *counter_check(PyObject *op, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
-                        "Close the counter: it raises :exc:`ClosedError` from now on.\n\n"
-                        "Its memory is given back when it is garbage. Closing a closed counter does\n"
-                        "nothing.");
+PyDoc_STRVAR(close_doc,
+             "close($self, /)\n--\n\n"
+             "Close the counter: it raises :exc:`ClosedError` from now on.\n\n"
+             "Its memory is given back when it is garbage. Closing a closed counter does\n"
+             "nothing.");
 
 static PyObject *counter_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    percpu_py_point_closed(&as_counter(op)->closed, &percpu_py_shut);
+    percpu_py_point_closed(&percpu_py_as_counter(op)->closed, &percpu_py_shut);
     Py_RETURN_NONE;
 }
 
@@ -433,14 +301,13 @@ static PyObject *counter_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
 
 static PyObject *counter_repr(PyObject *op)
 {
-    struct counter *self = as_counter(op);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
     const char *name = percpu_py_type_name(op);
     if (percpu_py_is_closed(&self->closed))
         return PyUnicode_FromFormat("<%s closed>", name);
-    return PyUnicode_FromFormat("<%s %lld batch=%lld mode=%s cpus=%u>", name,
-                                (long long)percpu_counter_sum(&self->counter),
-                                (long long)self->counter.margin + 1, percpu_py_mode_name(),
-                                self->counter.cpus);
+    return PyUnicode_FromFormat(
+        "<%s %lld batch=%lld mode=%s cpus=%u>", name, (long long)percpu_counter_sum(&self->counter),
+        (long long)self->counter.margin + 1, percpu_py_mode_name(), self->counter.cpus);
 }
 
 static PyMethodDef counter_methods[] = {
@@ -464,23 +331,23 @@ static PyMethodDef counter_methods[] = {
 
 static PyObject *get_batch(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(as_counter(op)->counter.margin + 1);
+    return PyLong_FromUnsignedLongLong(percpu_py_as_counter(op)->counter.margin + 1);
 }
 
 static PyObject *get_error(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLongLong(percpu_counter_error(&as_counter(op)->counter));
+    return PyLong_FromLongLong(percpu_counter_error(&percpu_py_as_counter(op)->counter));
 }
 
 static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
 {
-    struct percpu_py_pool *pool = as_counter(op)->pool;
+    struct percpu_py_pool *pool = percpu_py_as_counter(op)->pool;
     return Py_NewRef(pool != NULL ? (PyObject *)pool : Py_None);
 }
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(percpu_py_is_closed(&as_counter(op)->closed));
+    return PyBool_FromLong(percpu_py_is_closed(&percpu_py_as_counter(op)->closed));
 }
 
 static PyGetSetDef counter_attributes[] = {
@@ -494,7 +361,8 @@ static PyGetSetDef counter_attributes[] = {
 };
 
 static PyMemberDef counter_members[] = {
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct counter, weakrefs), Py_READONLY, NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_counter, weakrefs), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -502,8 +370,9 @@ PyDoc_STRVAR(
     counter_doc,
     "PerCpuCounter(value=0, *, batch=32, pool=None)\n--\n\n"
     "One number that all threads add to, with no lock and no atomic instruction.\n\n"
-    "Each CPU counts for itself, and adds what it has to a shared total when that reaches `batch`.\n"
-    ":meth:`sum` is exact; :meth:`read` is cheap and at most ``(batch - 1) * CPUs`` away from it.\n"
+    "Each CPU counts for itself, and adds what it has to a shared total when that reaches\n"
+    "`batch`. :meth:`sum` is exact; :meth:`read` is cheap and at most ``(batch - 1) * CPUs``\n"
+    "away from it.\n"
     "``int(c)`` is the sum, ``c += n`` adds, ``c < n`` and so on compare with ints and counters,\n"
     "``bool(c)`` is whether it is not 0. `pool` is a :class:`PerCpuPool` to take the memory from,\n"
     "16 bytes on each CPU; None: a pool of the process.\n\n"
@@ -520,12 +389,12 @@ static PyType_Slot counter_slots[] = {
     PERCPU_PY_SLOT(Py_tp_dealloc, counter_dealloc),
     PERCPU_PY_SLOT(Py_tp_traverse, counter_traverse),
     PERCPU_PY_SLOT(Py_tp_repr, counter_repr),
-    PERCPU_PY_SLOT(Py_tp_richcompare, counter_richcompare),
+    PERCPU_PY_SLOT(Py_tp_richcompare, percpu_py_counter_richcompare),
     PERCPU_PY_SLOT(Py_tp_hash, PyObject_HashNotImplemented), /* its value changes */
     {Py_tp_methods, counter_methods},
     {Py_tp_getset, counter_attributes},
     {Py_tp_members, counter_members},
-    PERCPU_PY_SLOT(Py_nb_bool, counter_bool),
+    PERCPU_PY_SLOT(Py_nb_bool, percpu_py_counter_bool),
     PERCPU_PY_SLOT(Py_nb_int, counter_int),
     PERCPU_PY_SLOT(Py_nb_inplace_add, counter_inplace_add),
     PERCPU_PY_SLOT(Py_nb_inplace_subtract, counter_inplace_subtract),
@@ -534,7 +403,7 @@ static PyType_Slot counter_slots[] = {
 
 static PyType_Spec counter_spec = {
     .name = "percpu.PerCpuCounter",
-    .basicsize = sizeof(struct counter),
+    .basicsize = sizeof(struct percpu_py_counter),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
              Py_TPFLAGS_IMMUTABLETYPE,
     .slots = counter_slots,

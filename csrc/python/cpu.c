@@ -142,13 +142,13 @@ static PyObject *facts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
     PyObject *online = topology_list(PERCPU_CPUS_ONLINE);
     PyObject *allowed = allowed_cpus(), *nodes = nodes_and_cpus(), *result = NULL;
     if (possible != NULL && online != NULL && allowed != NULL && nodes != NULL)
-        result = Py_BuildValue(
-            "{s:s,s:s,s:I,s:O,s:O,s:O,s:O,s:O,s:O,s:O,s:O}", "rseq", percpu_py_mode_name(),
-            "reason", info->reason, "feature_size", info->feature_size, "mm_cid",
-            info->mm_cid ? Py_True : Py_False, "node_id", info->node_id ? Py_True : Py_False,
-            "cpus_possible", possible, "cpus_online", online, "cpus_allowed", allowed, "nodes",
-            nodes, "fence", info->fence ? Py_True : Py_False, "guard_pages",
-            has_guard_pages() ? Py_True : Py_False);
+        result = Py_BuildValue("{s:s,s:s,s:I,s:O,s:O,s:O,s:O,s:O,s:O,s:O,s:O}", "rseq",
+                               percpu_py_mode_name(), "reason", info->reason, "feature_size",
+                               info->feature_size, "mm_cid", info->mm_cid ? Py_True : Py_False,
+                               "node_id", info->node_id ? Py_True : Py_False, "cpus_possible",
+                               possible, "cpus_online", online, "cpus_allowed", allowed, "nodes",
+                               nodes, "fence", info->fence ? Py_True : Py_False, "guard_pages",
+                               has_guard_pages() ? Py_True : Py_False);
     Py_XDECREF(possible);
     Py_XDECREF(online);
     Py_XDECREF(allowed);

@@ -7,8 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-PyDoc_STRVAR(exhausted_doc, "No memory, or no room in a pool that may not grow.\n\n"
-                            "The pool still works: free an item, and the next allocation succeeds.");
+PyDoc_STRVAR(exhausted_doc,
+             "No memory, or no room in a pool that may not grow.\n\n"
+             "The pool still works: free an item, and the next allocation succeeds.");
 PyDoc_STRVAR(corruption_doc, "An invariant of a pool or counter does not hold.\n\n"
                              "Something wrote where it had no business.");
 PyDoc_STRVAR(closed_doc, "The object was closed or freed, or the pool that it is in was closed.");
@@ -24,8 +25,8 @@ int percpu_py_add_errors(PyObject *module, struct percpu_py_state *state)
         {&state->closed_error, PyExc_ValueError, "percpu.ClosedError", closed_doc},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(errors); i++) {
-        *errors[i].place =
-            PyErr_NewExceptionWithDoc(errors[i].name, errors[i].doc, errors[i].base, NULL);
+        *errors[i].place = PyErr_NewExceptionWithDoc(errors[i].name, errors[i].doc, errors[i].base,
+                                                     NULL);
         if (*errors[i].place == NULL || PyModule_AddType(module, (PyTypeObject *)*errors[i].place))
             return -1;
     }

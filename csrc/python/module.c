@@ -35,7 +35,8 @@ static int check_environment(void)
     if (value == NULL)
         return 0;
     PyErr_Format(PyExc_ImportError,
-                 "the environment variable PERCPU_RSEQ must be glibc, own or none, not '%s'", value);
+                 "the environment variable PERCPU_RSEQ must be glibc, own or none, not '%s'",
+                 value);
     return -1;
 }
 

@@ -4,9 +4,10 @@
  * conversions, buffers. Each type is in a file of its own, with its slots static.
  *
  * Life and closing. There are no locks: what threads share is a few atomic words, so threads do not
- * wait for each other and a forked child finds nothing locked. Memory that operations touch is given back in dealloc alone: whoever calls a
- * method holds a reference, so no operation can meet memory that has a new owner, with or without
- * the GIL. close() only sets a flag. An object does not own that flag: `closed` points to one of
+ * wait for each other and a forked child finds nothing locked. Memory that operations touch is
+ * given back in dealloc alone: whoever calls a method holds a reference, so no operation can meet
+ * memory that has a new owner, with or without the GIL. close() only sets a flag. An object does
+ * not own that flag: `closed` points to one of
  *
  *      percpu_py_open             not made in a PerCpuPool; nobody closed it
  *      the flag of its PerCpuPool closing the pool closes everything made in it, at once
@@ -62,7 +63,10 @@ int percpu_py_add_cpu(PyObject *module);  /* functions */
 int percpu_py_add_race(PyObject *module); /* functions */
 
 /* A slot that is a function. POSIX lets it be a `void *`, ISO C does not. */
-#define PERCPU_PY_SLOT(id, function) {(id), __extension__(void *)(function)}
+#define PERCPU_PY_SLOT(id, function)                                                               \
+    {                                                                                              \
+        (id), __extension__(void *)(function)                                                      \
+    }
 
 /* A heap type from `spec`, whose calls go to `vectorcall` (NULL: to tp_new). NULL with an
  * exception. */
@@ -81,7 +85,8 @@ void *percpu_py_raise(PyTypeObject *type, enum percpu_py_error which, const char
 void *percpu_py_raise_errno(PyTypeObject *type, int error, const char *format, ...);
 
 /* "NAME must be RIGHT, not VALUE" */
-int percpu_py_reject(PyObject *exception, const char *name, PyObject *value, const char *right, ...);
+int percpu_py_reject(PyObject *exception, const char *name, PyObject *value, const char *right,
+                     ...);
 
 /* The name of the type of `op`, without the package's. */
 const char *percpu_py_type_name(PyObject *op);
@@ -112,8 +117,8 @@ static inline void percpu_py_point_closed(const uint8_t **closed, const uint8_t 
 #define PERCPU_PY_MAX_PARAMETERS 8
 
 struct percpu_py_signature {
-    const char *callable;          /* for messages: "PerCpuVar" */
-    unsigned required, positional; /* of the parameters: the first ones */
+    const char *callable;                                 /* for messages: "PerCpuVar" */
+    unsigned required, positional;                        /* of the parameters: the first ones */
     const char *parameters[PERCPU_PY_MAX_PARAMETERS + 1]; /* NULL after the last */
 };
 

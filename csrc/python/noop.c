@@ -4,7 +4,8 @@
  */
 #include "module.h"
 
-PyDoc_STRVAR(noargs_doc, "noargs($self, /)\n--\n\nDo nothing: what a call without arguments costs.");
+PyDoc_STRVAR(noargs_doc,
+             "noargs($self, /)\n--\n\nDo nothing: what a call without arguments costs.");
 
 static PyObject *noop_noargs(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {

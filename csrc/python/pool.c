@@ -12,92 +12,6 @@ static struct percpu_py_pool *as_pool(PyObject *op)
     return (struct percpu_py_pool *)op;
 }
 
-static const uint64_t CLOSED = 1, EXPORT = 1 << 1, HOLD = UINT64_C(1) << 32;
-
-static uint64_t state_of(const struct percpu_py_pool *self)
-{
-    return __atomic_load_n(&self->state, __ATOMIC_RELAXED);
-}
-
-static bool is_closed(const struct percpu_py_pool *self)
-{
-    return (state_of(self) & CLOSED) != 0;
-}
-
-static uint64_t exports_in(uint64_t state)
-{
-    return (state % HOLD) / EXPORT;
-}
-
-/* Add to the state of a pool that is not closed. Acquire: pairs with the release in pool_make(). */
-static bool add_if_open(struct percpu_py_pool *self, uint64_t what)
-{
-    uint64_t state = state_of(self);
-    do {
-        if (state & CLOSED)
-            return false;
-    } while (!__atomic_compare_exchange_n(&self->state, &state, state + what, true,
-                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
-    return true;
-}
-
-static void unmap(struct percpu_py_pool *self)
-{
-    percpu_pool_destroy(self->memory);
-    self->memory = NULL;
-}
-
-int percpu_py_pool_hold(struct percpu_py_pool *self)
-{
-    if (add_if_open(self, HOLD))
-        return 0;
-    percpu_py_raise_closed((PyObject *)self);
-    return -1;
-}
-
-void percpu_py_pool_release(struct percpu_py_pool *self)
-{
-    /* Release, and acquire for the last: all uses of the memory come before its end. */
-    if (__atomic_sub_fetch(&self->state, HOLD, __ATOMIC_ACQ_REL) == CLOSED)
-        unmap(self);
-}
-
-int percpu_py_pool_export(struct percpu_py_pool *self)
-{
-    return add_if_open(self, EXPORT) ? 0 : -1;
-}
-
-void percpu_py_pool_end_export(struct percpu_py_pool *self)
-{
-    __atomic_sub_fetch(&self->state, EXPORT, __ATOMIC_RELEASE);
-}
-
-int percpu_py_pool_fits(struct percpu_py_pool *self, size_t size, size_t alignment,
-                        const char *what)
-{
-    const struct percpu_pool_geometry *geometry = &self->geometry;
-    if (geometry->item_size >= size && geometry->slot_size % alignment == 0)
-        return 0;
-    PyErr_Format(PyExc_ValueError,
-                 "pool must have items of at least %zu bytes, aligned to %zu, for %s; its item_size "
-                 "is %zu",
-                 size, alignment, what, geometry->item_size);
-    return -1;
-}
-
-int percpu_py_pool_argument(PyTypeObject *type, PyObject *value, struct percpu_py_pool **pool)
-{
-    *pool = NULL;
-    if (value == NULL || value == Py_None)
-        return 0;
-    struct percpu_py_state *state = percpu_py_state_of(type);
-    if (state == NULL || state->pool_type == NULL ||
-        !PyObject_TypeCheck(value, state->pool_type))
-        return percpu_py_reject(PyExc_TypeError, "pool", value, "a PerCpuPool or None");
-    *pool = as_pool(value);
-    return 0;
-}
-
 /* making a pool ------------------------------------------------------------------------------ */
 
 static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
@@ -108,7 +22,8 @@ static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
     struct percpu_py_pool *self = as_pool(type->tp_alloc(type, 0));
     if (self == NULL)
         return NULL;
-    self->state = CLOSED; /* while the garbage collector can see it, but nobody should */
+    self->state =
+        PERCPU_PY_POOL_CLOSED; /* while the garbage collector can see it, but nobody should */
     self->closed = 1;
     self->memory = percpu_pool_create(&attr);
     if (self->memory == NULL) {
@@ -159,7 +74,7 @@ static void pool_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     if (as_pool(op)->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    unmap(as_pool(op)); /* nobody else can have it, and nothing holds it */
+    percpu_py_pool_unmap(as_pool(op)); /* nobody else can have it, and nothing holds it */
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -232,8 +147,9 @@ static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t narg
         return NULL;
     PyObject *item = NULL;
     if ((size_t)view.len > self->geometry.item_size)
-        PyErr_Format(PyExc_ValueError, "init must have at most item_size bytes, which is %zu, not "
-                                       "%zd",
+        PyErr_Format(PyExc_ValueError,
+                     "init must have at most item_size bytes, which is %zu, not "
+                     "%zd",
                      self->geometry.item_size, view.len);
     else
         item = alloc_item(self, &view);
@@ -270,29 +186,15 @@ PyDoc_STRVAR(close_doc,
 
 static PyObject *pool_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_pool *self = as_pool(op);
-    uint64_t state = state_of(self);
-    do {
-        if (state & CLOSED)
-            Py_RETURN_NONE;
-        if (exports_in(state) > 0)
-            return PyErr_Format(
-                PyExc_BufferError,
-                "cannot close a pool while %llu memoryviews or arrays of its items live",
-                (unsigned long long)exports_in(state));
-    } while (!__atomic_compare_exchange_n(&self->state, &state, state | CLOSED, true,
-                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
-    __atomic_store_n(&self->closed, 1, __ATOMIC_RELAXED);
-    if (state / HOLD == 0)
-        unmap(self);
-    Py_RETURN_NONE;
+    return percpu_py_pool_close(as_pool(op)) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
-PyDoc_STRVAR(check_doc, "check($self, /)\n--\n\n"
-                        "Test every invariant of the pool's memory. Without the GIL, no other\n"
-                        "thread may use the pool meanwhile.\n\n"
-                        "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
-                        "the first one that does not hold; :exc:`ClosedError`.");
+PyDoc_STRVAR(check_doc,
+             "check($self, /)\n--\n\n"
+             "Test every invariant of the pool's memory. Without the GIL, no other\n"
+             "thread may use the pool meanwhile.\n\n"
+             "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
+             "the first one that does not hold; :exc:`ClosedError`.");
 
 static PyObject *pool_check(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -364,9 +266,9 @@ static PyObject *pool_stats(PyObject *op, PyObject *Py_UNUSED(unused))
 
 static Py_ssize_t pool_length(PyObject *op)
 {
-    uint64_t state = state_of(as_pool(op));
-    if ((state & CLOSED) == 0)
-        return (Py_ssize_t)(state / HOLD);
+    uint64_t state = percpu_py_pool_state(as_pool(op));
+    if ((state & PERCPU_PY_POOL_CLOSED) == 0)
+        return (Py_ssize_t)(state / PERCPU_PY_POOL_HOLD);
     percpu_py_raise_closed(op);
     return -1;
 }
@@ -396,12 +298,12 @@ static PyObject *pool_repr(PyObject *op)
 {
     struct percpu_py_pool *self = as_pool(op);
     const char *name = percpu_py_type_name(op);
-    uint64_t state = state_of(self);
-    if (state & CLOSED)
+    uint64_t state = percpu_py_pool_state(self);
+    if (state & PERCPU_PY_POOL_CLOSED)
         return PyUnicode_FromFormat("<%s closed>", name);
     return PyUnicode_FromFormat("<%s of %zu bytes x %u CPUs, %u live>", name,
                                 self->geometry.item_size, self->geometry.cpus,
-                                (unsigned)(state / HOLD));
+                                (unsigned)(state / PERCPU_PY_POOL_HOLD));
 }
 
 static PyMethodDef pool_methods[] = {
@@ -437,7 +339,7 @@ static PyObject *get_index(PyObject *op, void *Py_UNUSED(closure))
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(is_closed(as_pool(op)));
+    return PyBool_FromLong(percpu_py_pool_is_closed(as_pool(op)));
 }
 
 #define GEOMETRY(field) ((void *)offsetof(struct percpu_py_pool, geometry.field))

@@ -31,6 +31,26 @@ struct percpu_py_pool {
 extern const struct percpu_py_signature percpu_py_pool_signature;
 int percpu_py_pool_parse(PyObject *const *values, struct percpu_pool_attr *attr);
 
+#define PERCPU_PY_POOL_CLOSED UINT64_C(1)
+#define PERCPU_PY_POOL_EXPORT (UINT64_C(1) << 1)
+#define PERCPU_PY_POOL_HOLD (UINT64_C(1) << 32)
+
+static inline uint64_t percpu_py_pool_state(const struct percpu_py_pool *self)
+{
+    return __atomic_load_n(&self->state, __ATOMIC_RELAXED);
+}
+
+static inline bool percpu_py_pool_is_closed(const struct percpu_py_pool *self)
+{
+    return (percpu_py_pool_state(self) & PERCPU_PY_POOL_CLOSED) != 0;
+}
+
+/* Unmap the memory of a closed pool that nothing holds. */
+void percpu_py_pool_unmap(struct percpu_py_pool *self);
+
+/* Close the pool, if it is not closed. 0; -1 with BufferError. */
+int percpu_py_pool_close(struct percpu_py_pool *self);
+
 /* Hold the pool, and let go of it. 0; -1 with ClosedError. */
 int percpu_py_pool_hold(struct percpu_py_pool *pool);
 void percpu_py_pool_release(struct percpu_py_pool *pool);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * pool_arguments.c - the arguments of PerCpuPool(): each is checked here, so that the message can
- * name it; what only the core can know comes back from percpu_pool_create().
+ * name it; what only the core can know comes back from percpu_pool_create(). And the argument
+ * `pool` of the constructors of other types.
  */
 #include "pool.h"
 
@@ -52,8 +53,8 @@ int percpu_py_pool_parse(PyObject *const *values, struct percpu_pool_attr *attr)
 {
     uint64_t cpus = percpu_nr_cpus();
     attr->index = PERCPU_INDEX_CPU;
-    if (percpu_py_size(values[ITEM_SIZE], "item_size", " bytes", 1, MAX_STRIDE,
-                       &attr->item_size) != 0)
+    if (percpu_py_size(values[ITEM_SIZE], "item_size", " bytes", 1, MAX_STRIDE, &attr->item_size) !=
+        0)
         return -1;
     if (given(values[STRIDE])) {
         if (stride_argument(values[STRIDE], &attr->stride) != 0)
@@ -75,4 +76,29 @@ int percpu_py_pool_parse(PyObject *const *values, struct percpu_pool_attr *attr)
                        &attr->max_ranges) != 0)
         return -1;
     return values[INDEX] == NULL ? 0 : index_argument(values[INDEX], &attr->index);
+}
+
+int percpu_py_pool_fits(struct percpu_py_pool *self, size_t size, size_t alignment,
+                        const char *what)
+{
+    const struct percpu_pool_geometry *geometry = &self->geometry;
+    if (geometry->item_size >= size && geometry->slot_size % alignment == 0)
+        return 0;
+    PyErr_Format(
+        PyExc_ValueError,
+        "pool must have items of at least %zu bytes, aligned to %zu, for %s, not of %zu bytes",
+        size, alignment, what, geometry->item_size);
+    return -1;
+}
+
+int percpu_py_pool_argument(PyTypeObject *type, PyObject *value, struct percpu_py_pool **pool)
+{
+    *pool = NULL;
+    if (value == NULL || value == Py_None)
+        return 0;
+    struct percpu_py_state *state = percpu_py_state_of(type);
+    if (state == NULL || state->pool_type == NULL || !PyObject_TypeCheck(value, state->pool_type))
+        return percpu_py_reject(PyExc_TypeError, "pool", value, "a PerCpuPool or None");
+    *pool = (struct percpu_py_pool *)value;
+    return 0;
 }

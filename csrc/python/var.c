@@ -1,31 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * var.c - PerCpuVar: a number of one machine type, with a copy on each CPU. var_make.c makes and
- * unmakes it.
+ * unmakes it, var_copies.c has what goes over all copies.
  */
 #include "var.h"
 
 #include <percpu/this_cpu.h>
-
-static struct percpu_py_var *as_var(PyObject *op)
-{
-    return (struct percpu_py_var *)op;
-}
-
-/* Whether the variable can be used; otherwise ClosedError is set. */
-static bool usable(struct percpu_py_var *self)
-{
-    if (percpu_likely(!percpu_py_is_closed(&self->closed)))
-        return true;
-    percpu_py_raise_closed((PyObject *)self);
-    return false;
-}
-
-/* An argument of a method of an open variable. */
-static bool argument(struct percpu_py_var *self, const char *name, PyObject *obj, uint64_t *bits)
-{
-    return usable(self) && percpu_py_unbox(self->ops, name, obj, bits) == 0;
-}
 
 /* life --------------------------------------------------------------------------------------- */
 
@@ -49,7 +29,7 @@ static PyObject *var_vectorcall(PyObject *type, PyObject *const *args, size_t na
 static int var_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(as_var(op)->pool);
+    Py_VISIT(percpu_py_as_var(op)->pool);
     return 0;
 }
 
@@ -57,10 +37,10 @@ static void var_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    if (as_var(op)->weakrefs != NULL)
+    if (percpu_py_as_var(op)->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    percpu_py_var_give_back(as_var(op));
-    Py_XDECREF(as_var(op)->pool);
+    percpu_py_var_give_back(percpu_py_as_var(op));
+    Py_XDECREF(percpu_py_as_var(op)->pool);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -73,17 +53,18 @@ PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
 
 static PyObject *var_read(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_var *self = as_var(op);
-    return usable(self) ? percpu_py_box(self->ops, self->ops->read(&self->ptr)) : NULL;
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    return percpu_py_var_usable(self) ? percpu_py_box(self->ops, self->ops->read(&self->ptr))
+                                      : NULL;
 }
 
 PyDoc_STRVAR(write_doc, "write($self, x, /)\n--\n\nStore `x` in this CPU's copy.");
 
 static PyObject *var_write(PyObject *op, PyObject *x)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     uint64_t bits;
-    if (!argument(self, "x", x, &bits))
+    if (!percpu_py_var_argument(self, "x", x, &bits))
         return NULL;
     self->ops->write(&self->ptr, bits);
     Py_RETURN_NONE;
@@ -93,9 +74,9 @@ PyDoc_STRVAR(add_doc, "add($self, n, /)\n--\n\nAdd `n` to this CPU's copy.");
 
 static PyObject *var_add(PyObject *op, PyObject *n)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     uint64_t bits;
-    if (!argument(self, "n", n, &bits))
+    if (!percpu_py_var_argument(self, "n", n, &bits))
         return NULL;
     self->ops->add(&self->ptr, bits);
     Py_RETURN_NONE;
@@ -105,9 +86,9 @@ PyDoc_STRVAR(sub_doc, "sub($self, n, /)\n--\n\nSubtract `n` from this CPU's copy
 
 static PyObject *var_sub(PyObject *op, PyObject *n)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     uint64_t bits;
-    if (!argument(self, "n", n, &bits))
+    if (!percpu_py_var_argument(self, "n", n, &bits))
         return NULL;
     self->ops->sub(&self->ptr, bits);
     Py_RETURN_NONE;
@@ -117,8 +98,8 @@ PyDoc_STRVAR(inc_doc, "inc($self, /)\n--\n\nAdd 1 to this CPU's copy.");
 
 static PyObject *var_inc(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_var *self = as_var(op);
-    if (!usable(self))
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    if (!percpu_py_var_usable(self))
         return NULL;
     self->ops->add(&self->ptr, self->ops->one);
     Py_RETURN_NONE;
@@ -128,8 +109,8 @@ PyDoc_STRVAR(dec_doc, "dec($self, /)\n--\n\nSubtract 1 from this CPU's copy.");
 
 static PyObject *var_dec(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_var *self = as_var(op);
-    if (!usable(self))
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    if (!percpu_py_var_usable(self))
         return NULL;
     self->ops->sub(&self->ptr, self->ops->one);
     Py_RETURN_NONE;
@@ -140,9 +121,9 @@ PyDoc_STRVAR(add_return_doc, "add_return($self, n, /)\n--\n\n"
 
 static PyObject *var_add_return(PyObject *op, PyObject *n)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     uint64_t bits;
-    if (!argument(self, "n", n, &bits))
+    if (!percpu_py_var_argument(self, "n", n, &bits))
         return NULL;
     return percpu_py_box(self->ops, self->ops->add_return(&self->ptr, bits));
 }
@@ -152,18 +133,19 @@ PyDoc_STRVAR(xchg_doc, "xchg($self, x, /)\n--\n\n"
 
 static PyObject *var_xchg(PyObject *op, PyObject *x)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     uint64_t bits;
-    if (!argument(self, "x", x, &bits))
+    if (!percpu_py_var_argument(self, "x", x, &bits))
         return NULL;
     return percpu_py_box(self->ops, self->ops->xchg(&self->ptr, bits));
 }
 
-PyDoc_STRVAR(cmpxchg_doc,
-             "cmpxchg($self, /, expect, new)\n--\n\n"
-             "Store `new` in this CPU's copy if it is `expect`; return what it was.\n\n"
-             "It was stored if that equals `expect`. For code 'd' the bits are compared, so 0.0 is\n"
-             "not -0.0, and a NaN equals itself.");
+PyDoc_STRVAR(
+    cmpxchg_doc,
+    "cmpxchg($self, /, expect, new)\n--\n\n"
+    "Store `new` in this CPU's copy if it is `expect`; return what it was.\n\n"
+    "It was stored if that equals `expect`. For code 'd' the bits are compared, so 0.0 is\n"
+    "not -0.0, and a NaN equals itself.");
 
 static const struct percpu_py_signature cmpxchg_signature = {
     .callable = "cmpxchg",
@@ -175,11 +157,12 @@ static const struct percpu_py_signature cmpxchg_signature = {
 static PyObject *var_cmpxchg(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     PyObject *values[2];
     uint64_t expect, next;
     if (percpu_py_match_vector(&cmpxchg_signature, args, (size_t)nargs, kwnames, values) != 0 ||
-        !argument(self, "expect", values[0], &expect) || !argument(self, "new", values[1], &next))
+        !percpu_py_var_argument(self, "expect", values[0], &expect) ||
+        !percpu_py_var_argument(self, "new", values[1], &next))
         return NULL;
     return percpu_py_box(self->ops, self->ops->cmpxchg(&self->ptr, expect, next));
 }
@@ -191,7 +174,7 @@ static PyObject *bitwise(struct percpu_py_var *self, PyObject *mask,
     if (operation == NULL)
         return PyErr_Format(PyExc_TypeError, "%s() needs a variable of integers, not of code '%s'",
                             name, self->ops->format);
-    if (!argument(self, "mask", mask, &bits))
+    if (!percpu_py_var_argument(self, "mask", mask, &bits))
         return NULL;
     return percpu_py_box(self->ops, operation(&self->ptr, bits));
 }
@@ -202,7 +185,7 @@ PyDoc_STRVAR(and_doc, "and_($self, mask, /)\n--\n\n"
 
 static PyObject *var_and(PyObject *op, PyObject *mask)
 {
-    return bitwise(as_var(op), mask, as_var(op)->ops->and_, "and_");
+    return bitwise(percpu_py_as_var(op), mask, percpu_py_as_var(op)->ops->and_, "and_");
 }
 
 PyDoc_STRVAR(or_doc, "or_($self, mask, /)\n--\n\n"
@@ -211,7 +194,7 @@ PyDoc_STRVAR(or_doc, "or_($self, mask, /)\n--\n\n"
 
 static PyObject *var_or(PyObject *op, PyObject *mask)
 {
-    return bitwise(as_var(op), mask, as_var(op)->ops->or_, "or_");
+    return bitwise(percpu_py_as_var(op), mask, percpu_py_as_var(op)->ops->or_, "or_");
 }
 
 /* all copies --------------------------------------------------------------------------------- */
@@ -224,8 +207,8 @@ PyDoc_STRVAR(sum_doc,
 
 static PyObject *var_sum(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_var *self = as_var(op);
-    if (!usable(self))
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    if (!percpu_py_var_usable(self))
         return NULL;
     if (self->ops->kind == PERCPU_PY_FLOAT) {
         double sum = 0;
@@ -239,45 +222,15 @@ static PyObject *var_sum(PyObject *op, PyObject *Py_UNUSED(unused))
     return percpu_py_box(self->ops, sum);
 }
 
-/* Whether `a` is the one to return instead of `b`. A NaN is, whatever it is compared with. */
-static bool below(const struct percpu_py_var_ops *ops, uint64_t a, uint64_t b)
-{
-    switch (ops->kind) {
-    case PERCPU_PY_SIGNED:
-        return (int64_t)a < (int64_t)b;
-    case PERCPU_PY_UNSIGNED:
-        return a < b;
-    default:
-        return percpu_f64_from_bits(a) < percpu_f64_from_bits(b);
-    }
-}
-
-static bool is_nan(const struct percpu_py_var_ops *ops, uint64_t bits)
-{
-    double value = percpu_f64_from_bits(bits);
-    return ops->kind == PERCPU_PY_FLOAT && value != value;
-}
-
-static PyObject *extreme(struct percpu_py_var *self, bool least)
-{
-    if (!usable(self))
-        return NULL;
-    uint64_t found = self->ops->get(&self->ptr, 0);
-    for (unsigned cpu = 1; cpu < self->cpus && !is_nan(self->ops, found); cpu++) {
-        uint64_t bits = self->ops->get(&self->ptr, cpu);
-        bool better = least ? below(self->ops, bits, found) : below(self->ops, found, bits);
-        if (better || is_nan(self->ops, bits))
-            found = bits;
-    }
-    return percpu_py_box(self->ops, found);
-}
-
 PyDoc_STRVAR(min_doc, "min($self, /)\n--\n\n"
                       "Return the smallest copy; for code 'd', NaN if any copy is NaN.");
 
 static PyObject *var_min(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    return extreme(as_var(op), true);
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    if (!percpu_py_var_usable(self))
+        return NULL;
+    return percpu_py_box(self->ops, percpu_py_var_extreme(self, true));
 }
 
 PyDoc_STRVAR(max_doc, "max($self, /)\n--\n\n"
@@ -285,98 +238,10 @@ PyDoc_STRVAR(max_doc, "max($self, /)\n--\n\n"
 
 static PyObject *var_max(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    return extreme(as_var(op), false);
-}
-
-static Py_ssize_t var_length(PyObject *op)
-{
-    return as_var(op)->shape;
-}
-
-static PyObject *var_subscript(PyObject *op, PyObject *key)
-{
-    struct percpu_py_var *self = as_var(op);
-    unsigned cpu;
-    if (!usable(self) || percpu_py_cpu(key, self->cpus, &cpu) != 0)
+    struct percpu_py_var *self = percpu_py_as_var(op);
+    if (!percpu_py_var_usable(self))
         return NULL;
-    return percpu_py_box(self->ops, self->ops->get(&self->ptr, cpu));
-}
-
-static int var_assign(PyObject *op, PyObject *key, PyObject *x)
-{
-    struct percpu_py_var *self = as_var(op);
-    unsigned cpu;
-    uint64_t bits;
-    if (x == NULL) {
-        PyErr_SetString(PyExc_TypeError, "a CPU's copy cannot be deleted");
-        return -1;
-    }
-    if (!usable(self) || percpu_py_cpu(key, self->cpus, &cpu) != 0 ||
-        !argument(self, "x", x, &bits))
-        return -1;
-    self->ops->set(&self->ptr, cpu, bits);
-    return 0;
-}
-
-/* For iteration, which ends with IndexError. */
-static PyObject *var_at(PyObject *op, Py_ssize_t position)
-{
-    struct percpu_py_var *self = as_var(op);
-    if (!usable(self))
-        return NULL;
-    if (position >= 0 && position < self->shape)
-        return percpu_py_box(self->ops, self->ops->get(&self->ptr, (unsigned)position));
-    PyErr_SetString(PyExc_IndexError, "no such CPU");
-    return NULL;
-}
-
-/* 0 and a buffer in use, in the variable and in its pool; -1: closed. */
-static int begin_export(struct percpu_py_var *self)
-{
-    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
-    do {
-        if (exports == SIZE_MAX)
-            return -1;
-    } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
-                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
-    if (self->pool == NULL || percpu_py_pool_export(self->pool) == 0)
-        return 0;
-    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
-    return -1;
-}
-
-static void end_export(struct percpu_py_var *self)
-{
-    if (self->pool != NULL)
-        percpu_py_pool_end_export(self->pool);
-    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
-}
-
-static int var_getbuffer(PyObject *op, Py_buffer *view, int flags)
-{
-    struct percpu_py_var *self = as_var(op);
-    struct percpu_py_array array = {
-        .address = self->ptr.base,
-        .ndim = 1,
-        .shape = &self->shape,
-        .strides = &self->stride,
-        .itemsize = (Py_ssize_t)self->ops->width,
-        .format = self->ops->format,
-    };
-    view->obj = NULL;
-    if (begin_export(self) != 0) {
-        percpu_py_raise_closed(op);
-        return -1;
-    }
-    if (percpu_py_fill_view(view, op, &array, flags) == 0)
-        return 0;
-    end_export(self);
-    return -1;
-}
-
-static void var_releasebuffer(PyObject *op, Py_buffer *Py_UNUSED(view))
-{
-    end_export(as_var(op));
+    return percpu_py_box(self->ops, percpu_py_var_extreme(self, false));
 }
 
 /* closing and the rest ----------------------------------------------------------------------- */
@@ -389,7 +254,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 
 static PyObject *var_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     size_t exports = 0;
     if (!__atomic_compare_exchange_n(&self->exports, &exports, SIZE_MAX, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED) &&
@@ -418,7 +283,7 @@ static PyObject *var_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
 
 static PyObject *var_repr(PyObject *op)
 {
-    struct percpu_py_var *self = as_var(op);
+    struct percpu_py_var *self = percpu_py_as_var(op);
     const char *name = percpu_py_type_name(op);
     if (percpu_py_is_closed(&self->closed))
         return PyUnicode_FromFormat("<%s '%s' closed>", name, self->ops->format);
@@ -426,7 +291,8 @@ static PyObject *var_repr(PyObject *op)
     if (sum == NULL)
         return NULL;
     PyObject *repr = PyUnicode_FromFormat("<%s '%s' sum=%R mode=%s cpus=%u>", name,
-                                          self->ops->format, sum, percpu_py_mode_name(), self->cpus);
+                                          self->ops->format, sum, percpu_py_mode_name(),
+                                          self->cpus);
     Py_DECREF(sum);
     return repr;
 }
@@ -459,18 +325,18 @@ static PyMethodDef var_methods[] = {
 
 static PyObject *get_code(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyUnicode_FromString(as_var(op)->ops->format);
+    return PyUnicode_FromString(percpu_py_as_var(op)->ops->format);
 }
 
 static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
 {
-    struct percpu_py_pool *pool = as_var(op)->pool;
+    struct percpu_py_pool *pool = percpu_py_as_var(op)->pool;
     return Py_NewRef(pool != NULL ? (PyObject *)pool : Py_None);
 }
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(percpu_py_is_closed(&as_var(op)->closed));
+    return PyBool_FromLong(percpu_py_is_closed(&percpu_py_as_var(op)->closed));
 }
 
 static PyGetSetDef var_attributes[] = {
@@ -481,7 +347,8 @@ static PyGetSetDef var_attributes[] = {
 };
 
 static PyMemberDef var_members[] = {
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_var, weakrefs), Py_READONLY, NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_var, weakrefs), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -489,8 +356,8 @@ PyDoc_STRVAR(
     var_doc,
     "PerCpuVar(code, value=0, *, pool=None)\n--\n\n"
     "A number of one machine type, of which each CPU has its own copy.\n\n"
-    "`code` is one of b B h H i I q Q d, as in the :mod:`array` and :mod:`struct` modules (i and I\n"
-    "have 4 bytes, q and Q 8). `value` is what every CPU's copy starts with. `pool` is a\n"
+    "`code` is one of b B h H i I q Q d, as in the :mod:`array` and :mod:`struct` modules (i and\n"
+    "I have 4 bytes, q and Q 8). `value` is what every CPU's copy starts with. `pool` is a\n"
     ":class:`PerCpuPool` to take the memory from; None: a pool of the process.\n\n"
     "Methods such as :meth:`add` work on the copy of the CPU that runs the thread, with no lock\n"
     "and no atomic instruction; no operation of any thread is lost or seen in part. Arguments\n"
@@ -515,12 +382,12 @@ static PyType_Slot var_slots[] = {
     {Py_tp_methods, var_methods},
     {Py_tp_getset, var_attributes},
     {Py_tp_members, var_members},
-    PERCPU_PY_SLOT(Py_mp_length, var_length),
-    PERCPU_PY_SLOT(Py_mp_subscript, var_subscript),
-    PERCPU_PY_SLOT(Py_mp_ass_subscript, var_assign),
-    PERCPU_PY_SLOT(Py_sq_item, var_at),
-    PERCPU_PY_SLOT(Py_bf_getbuffer, var_getbuffer),
-    PERCPU_PY_SLOT(Py_bf_releasebuffer, var_releasebuffer),
+    PERCPU_PY_SLOT(Py_mp_length, percpu_py_var_length),
+    PERCPU_PY_SLOT(Py_mp_subscript, percpu_py_var_subscript),
+    PERCPU_PY_SLOT(Py_mp_ass_subscript, percpu_py_var_assign),
+    PERCPU_PY_SLOT(Py_sq_item, percpu_py_var_at),
+    PERCPU_PY_SLOT(Py_bf_getbuffer, percpu_py_var_getbuffer),
+    PERCPU_PY_SLOT(Py_bf_releasebuffer, percpu_py_var_releasebuffer),
     {0, NULL},
 };
 

@@ -34,4 +34,36 @@ PyObject *percpu_py_box(const struct percpu_py_var_ops *ops, uint64_t bits);
 int percpu_py_unbox(const struct percpu_py_var_ops *ops, const char *name, PyObject *obj,
                     uint64_t *bits);
 
+static inline struct percpu_py_var *percpu_py_as_var(PyObject *op)
+{
+    return (struct percpu_py_var *)op;
+}
+
+/* Whether the variable can be used; otherwise ClosedError is set. */
+static inline bool percpu_py_var_usable(struct percpu_py_var *self)
+{
+    if (percpu_likely(!percpu_py_is_closed(&self->closed)))
+        return true;
+    percpu_py_raise_closed((PyObject *)self);
+    return false;
+}
+
+/* An argument of a method of an open variable. */
+static inline bool percpu_py_var_argument(struct percpu_py_var *self, const char *name,
+                                          PyObject *obj, uint64_t *bits)
+{
+    return percpu_py_var_usable(self) && percpu_py_unbox(self->ops, name, obj, bits) == 0;
+}
+
+/* The least or the greatest copy of an open variable; of doubles, a NaN if there is one. */
+uint64_t percpu_py_var_extreme(struct percpu_py_var *self, bool least);
+
+/* The slots of the sequence of all copies, and of the buffer protocol. */
+Py_ssize_t percpu_py_var_length(PyObject *op);
+PyObject *percpu_py_var_subscript(PyObject *op, PyObject *key);
+int percpu_py_var_assign(PyObject *op, PyObject *key, PyObject *x);
+PyObject *percpu_py_var_at(PyObject *op, Py_ssize_t position);
+int percpu_py_var_getbuffer(PyObject *op, Py_buffer *view, int flags);
+void percpu_py_var_releasebuffer(PyObject *op, Py_buffer *view);
+
 #endif

@@ -24,7 +24,7 @@ PyObject *percpu_py_box(const struct percpu_py_var_ops *ops, uint64_t bits)
 }
 
 int percpu_py_unbox(const struct percpu_py_var_ops *ops, const char *name, PyObject *obj,
-                 uint64_t *bits)
+                    uint64_t *bits)
 {
     if (ops->kind != PERCPU_PY_FLOAT)
         return percpu_py_bits(obj, name, ops->of, ops->min, ops->max, bits);
@@ -50,8 +50,9 @@ static const struct percpu_py_var_ops *code_argument(PyObject *code)
         percpu_py_reject(PyExc_TypeError, "code", code, "a str");
         return NULL;
     }
-    const struct percpu_py_var_ops *ops =
-        PyUnicode_GET_LENGTH(code) == 1 ? percpu_py_var_ops_of(PyUnicode_READ_CHAR(code, 0)) : NULL;
+    const struct percpu_py_var_ops *ops = PyUnicode_GET_LENGTH(code) == 1
+                                              ? percpu_py_var_ops_of(PyUnicode_READ_CHAR(code, 0))
+                                              : NULL;
     if (ops == NULL)
         percpu_py_reject(PyExc_ValueError, "code", code, "one of " PERCPU_PY_CODES);
     return ops;
@@ -99,7 +100,8 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     const struct percpu_py_var_ops *ops = code_argument(values[0]);
     uint64_t value = 0;
     struct percpu_py_pool *pool;
-    if (ops == NULL || (values[1] != NULL && percpu_py_unbox(ops, "value", values[1], &value) != 0) ||
+    if (ops == NULL ||
+        (values[1] != NULL && percpu_py_unbox(ops, "value", values[1], &value) != 0) ||
         percpu_py_pool_argument(type, values[2], &pool) != 0 ||
         (pool != NULL && percpu_py_pool_fits(pool, ops->width, ops->width, ops->of + 5) != 0))
         return NULL;

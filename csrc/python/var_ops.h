@@ -16,11 +16,11 @@
 enum percpu_py_kind { PERCPU_PY_SIGNED, PERCPU_PY_UNSIGNED, PERCPU_PY_FLOAT };
 
 struct percpu_py_var_ops {
-    char format[2];      /* the code, as in the struct and array modules */
-    const char *of;      /* " for code 'q'" */
+    char format[2]; /* the code, as in the struct and array modules */
+    const char *of; /* " for code 'q'" */
     enum percpu_py_kind kind;
-    unsigned width;      /* bytes */
-    int64_t min;         /* of integers */
+    unsigned width; /* bytes */
+    int64_t min;    /* of integers */
     uint64_t max;
     uint64_t one;
 

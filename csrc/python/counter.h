@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * counter.h - the object behind PerCpuCounter, for the files that share it.
+ */
+#ifndef PERCPU_PYTHON_COUNTER_H
+#define PERCPU_PYTHON_COUNTER_H
+
+#include "pool.h"
+
+#include <percpu/counter.h>
+
+struct percpu_py_counter {
+    PyObject_HEAD
+    const uint8_t *closed;         /* see module.h */
+    struct percpu_counter counter; /* cpus 0: not made yet */
+    struct percpu_py_pool *pool;   /* a reference, or NULL: a pool of the process */
+    PyObject *weakrefs;
+};
+
+static inline struct percpu_py_counter *percpu_py_as_counter(PyObject *op)
+{
+    return (struct percpu_py_counter *)op;
+}
+
+/* Whether the counter can be used; otherwise ClosedError is set. */
+static inline bool percpu_py_counter_usable(struct percpu_py_counter *self)
+{
+    if (percpu_likely(!percpu_py_is_closed(&self->closed)))
+        return true;
+    percpu_py_raise_closed((PyObject *)self);
+    return false;
+}
+
+/* PerCpuCounter()'s parameters; make one of `values` in their order. NULL with an exception. */
+extern const struct percpu_py_signature percpu_py_counter_signature;
+PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values);
+
+/* Give its memory back, if it came that far. */
+void percpu_py_counter_give_back(struct percpu_py_counter *self);
+
+/* The sign of self - other; the other two are beyond those. `other` is an int of any size or a
+ * counter, or it is not comparable. */
+enum percpu_py_comparison {
+    PERCPU_PY_BELOW = -1,
+    PERCPU_PY_EQUAL = 0,
+    PERCPU_PY_ABOVE = 1,
+    PERCPU_PY_RAISED,
+    PERCPU_PY_NOT_COMPARABLE,
+};
+enum percpu_py_comparison percpu_py_counter_compare(struct percpu_py_counter *self,
+                                                    PyObject *other);
+
+/* The slots of the operators: < == and so on, and bool(). */
+PyObject *percpu_py_counter_richcompare(PyObject *op, PyObject *other, int operator);
+int percpu_py_counter_bool(PyObject *op);
+
+#endif
