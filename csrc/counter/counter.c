@@ -94,9 +94,8 @@ static PERCPU_COLD bool mend(struct percpu_counter *counter, uint32_t mended)
     uint32_t mending = mended + 1;
     if (seen == mended)
         return true;
-    if (seen == mending ||
-        !__atomic_compare_exchange_n(&counter->generation, &seen, mending, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_RELAXED))
+    if (seen == mending || !__atomic_compare_exchange_n(&counter->generation, &seen, mending, false,
+                                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
         return false;
     uint64_t total = 0;
     for (unsigned cpu = 0; cpu < counter->cpus; cpu++) {
@@ -176,7 +175,8 @@ int64_t percpu_counter_sum(const struct percpu_counter *counter)
 int percpu_counter_compare(struct percpu_counter *counter, int64_t rhs)
 {
     int64_t value = percpu_counter_read(counter), error = percpu_counter_error(counter);
-    uint64_t apart = value > rhs ? (uint64_t)value - (uint64_t)rhs : (uint64_t)rhs - (uint64_t)value;
+    uint64_t apart = value > rhs ? (uint64_t)value - (uint64_t)rhs
+                                 : (uint64_t)rhs - (uint64_t)value;
     /* Near the ends of int64_t, what read() said may have wrapped around although the sum fits. */
     if (apart <= (uint64_t)error || value < INT64_MIN + error || value > INT64_MAX - error)
         value = percpu_counter_sum(counter);

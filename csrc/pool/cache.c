@@ -117,8 +117,7 @@ static void restore_copy(char *copy, const void *init, size_t size, size_t item_
     size_t at = size;
     while (at < item_size && copy[at] == 0) {
         uint64_t word;
-        while (at + sizeof word <= item_size &&
-               (memcpy(&word, copy + at, sizeof word), word == 0))
+        while (at + sizeof word <= item_size && (memcpy(&word, copy + at, sizeof word), word == 0))
             at += sizeof word;
         if (at < item_size && copy[at] == 0)
             at++;

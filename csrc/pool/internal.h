@@ -24,7 +24,7 @@
 #include <percpu/pool.h>
 
 #define RANGE_MAGIC UINT64_C(0x7065726370755230)
-#define FRESH (UINT64_C(1) << 63) /* in an entry: user space ends below it */
+#define FRESH (UINT64_C(1) << 63)       /* in an entry: user space ends below it */
 #define FRESH_INDEX (UINT32_C(1) << 31) /* the same in a range's stack */
 
 enum { CACHE_CAPACITY = 64, CACHE_BATCH = CACHE_CAPACITY / 2 };
@@ -40,10 +40,10 @@ struct range {
     uint64_t magic;
     struct percpu_pool *pool;
     struct range *next;
-    char *base;              /* CPU 0's stride, aligned to the stride */
-    uint32_t cut;            /* items below it have been handed to a cache at least once */
-    uint32_t free_count;     /* entries of free_items */
-    uint32_t free_items[];   /* indices of free items, last in first out */
+    char *base;            /* CPU 0's stride, aligned to the stride */
+    uint32_t cut;          /* items below it have been handed to a cache at least once */
+    uint32_t free_count;   /* entries of free_items */
+    uint32_t free_items[]; /* indices of free items, last in first out */
 };
 
 /* Which addresses are bases of ranges: open addressing, 0 for an empty slot. */

@@ -113,8 +113,7 @@ static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr
     pool->capacity = pool->stride / pool->slot_size;
     if (pool->capacity >= FRESH_INDEX)
         goto invalid;
-    pool->header_size =
-        round_up(sizeof(struct range) + pool->capacity * sizeof(uint32_t), page);
+    pool->header_size = round_up(sizeof(struct range) + pool->capacity * sizeof(uint32_t), page);
     pool->stride_shift = (unsigned)__builtin_ctzll(pool->stride);
     return 0;
 invalid:

@@ -164,8 +164,7 @@ bool percpu_pool_owns(const struct percpu_pool *pool, const void *item)
     do {
         found = __atomic_load_n(&table->bases[at++ & table->mask], __ATOMIC_ACQUIRE);
     } while (found != base && found != 0);
-    return found != 0 && offset % pool->slot_size == 0 &&
-           offset / pool->slot_size < pool->capacity;
+    return found != 0 && offset % pool->slot_size == 0 && offset / pool->slot_size < pool->capacity;
 }
 
 struct range *percpu_range_of(const struct percpu_pool *pool, uintptr_t item)

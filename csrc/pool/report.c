@@ -101,9 +101,8 @@ const char *percpu_pool_check(struct percpu_pool *pool)
         broken = "there is no memory to check the pool";
     for (struct range *range = pool->ranges; range != NULL && broken == NULL; range = range->next) {
         ranges++;
-        broken = percpu_pool_owns(pool, range->base)
-                     ? check_range(pool, range, seen)
-                     : "a range is not in the table of ranges";
+        broken = percpu_pool_owns(pool, range->base) ? check_range(pool, range, seen)
+                                                     : "a range is not in the table of ranges";
     }
     if (broken == NULL && ranges != pool->range_count)
         broken = "the list and the count of ranges differ";

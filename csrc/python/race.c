@@ -71,10 +71,11 @@ static const char *promise_name(enum percpu_scheme_promise promise)
     return "no sum";
 }
 
-PyDoc_STRVAR(race_schemes_doc,
-             "_race_schemes($module, /)\n--\n\n"
-             "Return what the harness can run: a list of tuples (name, title, promise, has_read).\n\n"
-             "promise is 'exact', 'racy' or, for what counts nothing, 'no sum'.");
+PyDoc_STRVAR(
+    race_schemes_doc,
+    "_race_schemes($module, /)\n--\n\n"
+    "Return what the harness can run: a list of tuples (name, title, promise, has_read).\n\n"
+    "promise is 'exact', 'racy' or, for what counts nothing, 'no sum'.");
 
 static PyObject *race_schemes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {
@@ -91,9 +92,8 @@ static PyObject *race_schemes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
     return list;
 }
 
-PyDoc_STRVAR(race_bytes_doc,
-             "_race_bytes($module, name, cpus, threads, /)\n--\n\n"
-             "Return the bytes of one counter with so many CPUs and threads.");
+PyDoc_STRVAR(race_bytes_doc, "_race_bytes($module, name, cpus, threads, /)\n--\n\n"
+                             "Return the bytes of one counter with so many CPUs and threads.");
 
 static PyObject *race_bytes(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -131,9 +131,9 @@ static PyObject *run_failed(int error)
 
 static PyObject *reads_dict(const struct percpu_race_reads *reads, bool has_read)
 {
-    PyObject *dict = Py_BuildValue(
-        "{s:K,s:K,s:d}", "sums_checked", (unsigned long long)reads->sums_checked, "sums_wrong",
-        (unsigned long long)reads->sums_wrong, "sum_ns", reads->sum_ns);
+    PyObject *dict = Py_BuildValue("{s:K,s:K,s:d}", "sums_checked",
+                                   (unsigned long long)reads->sums_checked, "sums_wrong",
+                                   (unsigned long long)reads->sums_wrong, "sum_ns", reads->sum_ns);
     if (dict == NULL || !has_read)
         return dict;
     if (set_item(dict, "reads_checked", PyLong_FromUnsignedLongLong(reads->reads_checked)) != 0 ||
@@ -214,9 +214,10 @@ static PyObject *bench_fresh(PyObject *Py_UNUSED(module), PyObject *args)
     return failed ? run_failed(errno) : PyFloat_FromDouble(ns);
 }
 
-PyDoc_STRVAR(bench_create_doc,
-             "_bench_create($module, cpus, seconds, /)\n--\n\n"
-             "Return (ns, length): creating and closing a pool for cpus CPUs, and its address space.");
+PyDoc_STRVAR(
+    bench_create_doc,
+    "_bench_create($module, cpus, seconds, /)\n--\n\n"
+    "Return (ns, length): creating and closing a pool for cpus CPUs, and its address space.");
 
 static PyObject *bench_create(PyObject *Py_UNUSED(module), PyObject *args)
 {

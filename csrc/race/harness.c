@@ -73,7 +73,8 @@ int percpu_race_wait(struct percpu_race *race, uint64_t deadline)
     const struct percpu_race_options *options = race->options;
     uint64_t now;
     while ((now = percpu_race_clock()) < deadline) {
-        uint64_t until = deadline - now < PERCPU_RACE_POLL_NS ? deadline : now + PERCPU_RACE_POLL_NS;
+        uint64_t until = deadline - now < PERCPU_RACE_POLL_NS ? deadline
+                                                              : now + PERCPU_RACE_POLL_NS;
         struct timespec at = {.tv_sec = (time_t)(until / 1000000000u),
                               .tv_nsec = (long)(until % 1000000000u)};
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);

@@ -19,7 +19,7 @@ struct percpu_race_worker {
     uint64_t done __attribute__((aligned(PERCPU_CACHE_LINE))); /* adds that have returned */
     struct percpu_race *race;
     pthread_t thread;
-    int cpu;    /* to pin it to; -1: not */
+    int cpu; /* to pin it to; -1: not */
     bool pinned;
     uint64_t start_ns, end_ns;
     uint64_t cpu_ns; /* of that, time on a CPU */
@@ -35,8 +35,8 @@ struct percpu_race {
     unsigned started; /* workers that have a thread */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unsigned ready;               /* under the lock: workers at the start */
-    enum percpu_race_phase phase; /* under the lock */
+    unsigned ready;                                       /* under the lock: workers at the start */
+    enum percpu_race_phase phase;                         /* under the lock */
     int stop __attribute__((aligned(PERCPU_CACHE_LINE))); /* read after each chunk */
 };
 

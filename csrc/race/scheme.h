@@ -13,9 +13,9 @@
 #include <percpu/percpu.h>
 
 enum percpu_scheme_promise {
-    PERCPU_SCHEME_EXACT,   /* sum() misses no add that returned before the call */
-    PERCPU_SCHEME_RACY,    /* adds may be lost */
-    PERCPU_SCHEME_NO_SUM,  /* it counts nothing; sum() is how many of its operations failed */
+    PERCPU_SCHEME_EXACT,  /* sum() misses no add that returned before the call */
+    PERCPU_SCHEME_RACY,   /* adds may be lost */
+    PERCPU_SCHEME_NO_SUM, /* it counts nothing; sum() is how many of its operations failed */
 };
 
 struct percpu_scheme {

@@ -40,8 +40,7 @@ static long membarrier(int command, unsigned flags, int cpu)
 bool percpu_fence_register(void)
 {
     long commands = membarrier(MEMBARRIER_CMD_QUERY, 0, 0);
-    return commands >= 0 && (commands & RSEQ_FENCE) &&
-           membarrier(REGISTER_RSEQ_FENCE, 0, 0) == 0;
+    return commands >= 0 && (commands & RSEQ_FENCE) && membarrier(REGISTER_RSEQ_FENCE, 0, 0) == 0;
 }
 
 static int fence_one(int cpu)

@@ -53,8 +53,8 @@ _Static_assert(offsetof(struct area, node_id) == NODE_ID, "kernel ABI");
  * Initial-exec, so that one offset from the thread pointer serves all threads and the sections
  * need not know whose area it is. Both ids say "no" until the kernel fills them in.
  */
-static __thread struct area own_area __attribute__((tls_model("initial-exec"))) = {
-    .cpu_id = NO_ID, .mm_cid = NO_ID};
+static __thread struct area own_area
+    __attribute__((tls_model("initial-exec"))) = {.cpu_id = NO_ID, .mm_cid = NO_ID};
 
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));

@@ -154,8 +154,8 @@ static enum percpu_outcome apply_add_f64(struct percpu_op *op, uint64_t *word)
     uint64_t old = __atomic_load_n(word, __ATOMIC_RELAXED), sum;
     do {
         sum = percpu_f64_bits(percpu_f64_from_bits(old) + percpu_f64_from_bits(op->x));
-    } while (!__atomic_compare_exchange_n(word, &old, sum, false, __ATOMIC_RELAXED,
-                                          __ATOMIC_RELAXED));
+    } while (
+        !__atomic_compare_exchange_n(word, &old, sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     op->old = sum;
     return PERCPU_COMMITTED;
 }
@@ -181,8 +181,8 @@ static enum percpu_outcome apply_section(struct percpu_op *op, uint64_t *word)
             }
             return done ? PERCPU_COMMITTED : PERCPU_UNEQUAL;
         case PERCPU_OP_LIST_PUSH:
-            ((struct percpu_list_node *)(uintptr_t)op->x)->next =
-                (struct percpu_list_node *)(uintptr_t)v;
+            ((struct percpu_list_node *)(uintptr_t)op->x)
+                ->next = (struct percpu_list_node *)(uintptr_t)v;
             done = commit(word, v, op->x);
             break;
         case PERCPU_OP_LIST_POP:

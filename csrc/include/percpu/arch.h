@@ -70,8 +70,7 @@ PERCPU_CS_WORD_CONTRACT(32);
 PERCPU_CS_WORD_CONTRACT(64);
 #undef PERCPU_CS_WORD_CONTRACT
 
-PERCPU_INLINE enum percpu_outcome percpu_cs_load_add_store_f64(percpu_ptr p, double n,
-                                                               double *sum);
+PERCPU_INLINE enum percpu_outcome percpu_cs_load_add_store_f64(percpu_ptr p, double n, double *sum);
 PERCPU_INLINE enum percpu_outcome percpu_cs_load_add_store_at(percpu_ptr p, uint64_t n,
                                                               uint64_t *sum, void **copy);
 PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_store_at(percpu_ptr p, uint64_t expect,
@@ -84,8 +83,7 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_memcpy_store(percpu_ptr p,
                                                                    const void *src, size_t n);
 PERCPU_INLINE enum percpu_outcome percpu_cs_list_push(percpu_ptr p, void *node);
 PERCPU_INLINE enum percpu_outcome percpu_cs_list_pop(percpu_ptr p, void **node);
-PERCPU_INLINE enum percpu_outcome percpu_cs_stack_push(percpu_ptr p, uint64_t x,
-                                                       uint64_t capacity);
+PERCPU_INLINE enum percpu_outcome percpu_cs_stack_push(percpu_ptr p, uint64_t x, uint64_t capacity);
 PERCPU_INLINE enum percpu_outcome percpu_cs_stack_pop(percpu_ptr p, uint64_t *x);
 
 /* The id that chooses this thread's copy, and the thread's registration: -1 or -2 as unsigned if

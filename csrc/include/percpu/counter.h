@@ -43,15 +43,15 @@ struct percpu_counter_slot {
 #define PERCPU_COUNTER_ITEM sizeof(struct percpu_counter_slot)
 _Static_assert(sizeof(struct percpu_counter_slot) == 16, "a slot is one 16-byte item");
 
-#define PERCPU_COUNTER_BATCH 32               /* the kernel's default */
+#define PERCPU_COUNTER_BATCH 32 /* the kernel's default */
 #define PERCPU_COUNTER_BATCH_MAX (INT64_C(1) << 48)
 
 struct percpu_counter {
-    percpu_ptr slots;         /* read at every add; written by init and destroy alone */
-    uint64_t margin;          /* batch - 1 */
+    percpu_ptr slots; /* read at every add; written by init and destroy alone */
+    uint64_t margin;  /* batch - 1 */
     struct percpu_pool *pool;
-    unsigned cpus;            /* copies of the item */
-    uint32_t generation;      /* 2 * the percpu_fork_generation that `total` is right for */
+    unsigned cpus;               /* copies of the item */
+    uint32_t generation;         /* 2 * the percpu_fork_generation that `total` is right for */
     char pad[PERCPU_CACHE_LINE]; /* keeps the flushes off the line that every add reads */
     uint64_t total;
     uint64_t base;

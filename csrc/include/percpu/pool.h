@@ -31,10 +31,10 @@ struct percpu_pool;
 
 /* How to make a pool. Zero means the default, so start from {.item_size = n}. */
 struct percpu_pool_attr {
-    size_t item_size;       /* bytes per CPU, 1 to the stride */
-    size_t stride;          /* bytes; default 64 KiB, or the next power of two that holds an item */
-    unsigned cpus;          /* copies; default and least: percpu_nr_cpus(); at most PERCPU_MAX_CPUS */
-    size_t max_ranges;      /* default: no limit */
+    size_t item_size;  /* bytes per CPU, 1 to the stride */
+    size_t stride;     /* bytes; default 64 KiB, or the next power of two that holds an item */
+    unsigned cpus;     /* copies; default and least: percpu_nr_cpus(); at most PERCPU_MAX_CPUS */
+    size_t max_ranges; /* default: no limit */
     enum percpu_index index; /* default PERCPU_INDEX_CPU */
 };
 

@@ -52,11 +52,11 @@ extern PERCPU_API struct percpu_runtime percpu_runtime;
 /* What was decided, and from what. */
 struct percpu_rseq_info {
     enum percpu_mode mode;
-    const char *reason;    /* why this mode: one sentence, static storage */
-    unsigned feature_size; /* bytes of the area that the kernel fills; 0 without rseq */
-    bool node_id;          /* the area has node_id */
-    bool mm_cid;           /* the area has mm_cid, so PERCPU_INDEX_CID can be had */
-    bool fence;            /* membarrier can restart critical sections */
+    const char *reason;          /* why this mode: one sentence, static storage */
+    unsigned feature_size;       /* bytes of the area that the kernel fills; 0 without rseq */
+    bool node_id;                /* the area has node_id */
+    bool mm_cid;                 /* the area has mm_cid, so PERCPU_INDEX_CID can be had */
+    bool fence;                  /* membarrier can restart critical sections */
     const char *bad_environment; /* the value of PERCPU_RSEQ if it is not one of ours, else NULL */
 };
 PERCPU_API const struct percpu_rseq_info *percpu_rseq_info(void);
@@ -93,9 +93,9 @@ PERCPU_API unsigned percpu_set_max_attempts(unsigned attempts);
 
 /* Events of the slow path since start-up, all threads together. */
 struct percpu_slow_stats {
-    uint64_t restarts;   /* sections that the kernel aborted or the gate turned away */
-    uint64_t gated;      /* operations done under the gate because sections kept failing */
-    uint64_t remote;     /* remote operations */
+    uint64_t restarts; /* sections that the kernel aborted or the gate turned away */
+    uint64_t gated;    /* operations done under the gate because sections kept failing */
+    uint64_t remote;   /* remote operations */
 };
 PERCPU_API void percpu_slow_stats(struct percpu_slow_stats *stats);
 

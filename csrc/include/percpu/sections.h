@@ -25,8 +25,13 @@ PERCPU_INLINE bool percpu_this_cbne_store_store(percpu_ptr p, uint64_t expect, u
 {
     enum percpu_outcome outcome = percpu_cs_load_cbne_store_store(p, expect, x, offset2, x2);
     if (percpu_unlikely(outcome > PERCPU_UNEQUAL)) {
-        struct percpu_op op = {.code = PERCPU_OP_CBNE_STORE_STORE, .width = 8, .p = p, .x = x,
-                               .expect = expect, .offset2 = offset2, .x2 = x2};
+        struct percpu_op op = {.code = PERCPU_OP_CBNE_STORE_STORE,
+                               .width = 8,
+                               .p = p,
+                               .x = x,
+                               .expect = expect,
+                               .offset2 = offset2,
+                               .x2 = x2};
         outcome = percpu_slow(&op);
     }
     return outcome == PERCPU_COMMITTED;
@@ -36,11 +41,17 @@ PERCPU_INLINE bool percpu_this_cbne_store_store(percpu_ptr p, uint64_t expect, u
 PERCPU_INLINE bool percpu_this_cbne_memcpy_store(percpu_ptr p, uint64_t expect, uint64_t x,
                                                  size_t offset2, const void *src, size_t size)
 {
-    enum percpu_outcome outcome =
-        percpu_cs_load_cbne_memcpy_store(p, expect, x, offset2, src, size);
+    enum percpu_outcome outcome = percpu_cs_load_cbne_memcpy_store(p, expect, x, offset2, src,
+                                                                   size);
     if (percpu_unlikely(outcome > PERCPU_UNEQUAL)) {
-        struct percpu_op op = {.code = PERCPU_OP_CBNE_MEMCPY_STORE, .width = 8, .p = p, .x = x,
-                               .expect = expect, .offset2 = offset2, .src = src, .size = size};
+        struct percpu_op op = {.code = PERCPU_OP_CBNE_MEMCPY_STORE,
+                               .width = 8,
+                               .p = p,
+                               .x = x,
+                               .expect = expect,
+                               .offset2 = offset2,
+                               .src = src,
+                               .size = size};
         outcome = percpu_slow(&op);
     }
     return outcome == PERCPU_COMMITTED;

@@ -26,26 +26,26 @@ enum percpu_opcode {
     PERCPU_OP_ADD_F64, /* x is the bits of a double; old becomes those of the sum */
     PERCPU_OP_CBNE_STORE_STORE,
     PERCPU_OP_CBNE_MEMCPY_STORE,
-    PERCPU_OP_LIST_PUSH, /* x is the node's address */
-    PERCPU_OP_LIST_POP,  /* old is the node's address */
-    PERCPU_OP_STACK_PUSH, /* expect is the capacity */
-    PERCPU_OP_STACK_POP, /* old is the value popped */
+    PERCPU_OP_LIST_PUSH,      /* x is the node's address */
+    PERCPU_OP_LIST_POP,       /* old is the node's address */
+    PERCPU_OP_STACK_PUSH,     /* expect is the capacity */
+    PERCPU_OP_STACK_POP,      /* old is the value popped */
     PERCPU_OP_STACK_TAKE_ALL, /* percpu_remote() alone: x is the address of room for all values,
                                  old how many there were */
 };
 
 struct percpu_op {
     enum percpu_opcode code;
-    unsigned width;  /* bytes of the word: 1, 2, 4 or 8 */
+    unsigned width; /* bytes of the word: 1, 2, 4 or 8 */
     percpu_ptr p;
-    uint64_t x;      /* the new value, addend, mask, node or value to push */
+    uint64_t x; /* the new value, addend, mask, node or value to push */
     uint64_t expect;
-    size_t offset2;  /* where the second store goes, from the start of the copy */
+    size_t offset2; /* where the second store goes, from the start of the copy */
     uint64_t x2;
     const void *src;
-    size_t size;     /* bytes at src */
-    uint64_t old;    /* out: the word before, zero-extended; or what the opcode says */
-    void *copy;      /* out, after PERCPU_OP_ADD of 8 bytes: the copy that was worked on */
+    size_t size;  /* bytes at src */
+    uint64_t old; /* out: the word before, zero-extended; or what the opcode says */
+    void *copy;   /* out, after PERCPU_OP_ADD of 8 bytes: the copy that was worked on */
 };
 
 /* Do `op` on this thread's copy, however long it takes. Returns PERCPU_COMMITTED or PERCPU_UNEQUAL.

@@ -45,6 +45,7 @@ PERCPU_INLINE void *percpu_this_copy(percpu_ptr p)
     return percpu_slow_copy(p.base, p.stride, p.index);
 }
 
+/* A double as the 64-bit word that it is stored as, and back. */
 PERCPU_INLINE uint64_t percpu_f64_bits(double x)
 {
     uint64_t bits;
@@ -84,8 +85,8 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     PERCPU_INLINE T percpu_this_cmpxchg_##S(percpu_ptr p, T expect, T x)                           \
     {                                                                                              \
         uint##W##_t old;                                                                           \
-        if (percpu_unlikely(percpu_cs_load_cbne_store_u##W(p, TO_WORD(expect), TO_WORD(x),         \
-                                                           &old) > PERCPU_UNEQUAL))                \
+        if (percpu_unlikely(percpu_cs_load_cbne_store_u##W(p, TO_WORD(expect), TO_WORD(x), &old) > \
+                            PERCPU_UNEQUAL))                                                       \
             old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_CMPXCHG, W / 8, TO_WORD(x),           \
                                                 TO_WORD(expect));                                  \
         return FROM_WORD(old);                                                                     \
@@ -101,8 +102,8 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     }                                                                                              \
     PERCPU_INLINE T percpu_cpu_xchg_##S(percpu_ptr p, unsigned cpu, T x)                           \
     {                                                                                              \
-        return FROM_WORD((uint##W##_t)percpu_remote_word(p, cpu, PERCPU_OP_XCHG, W / 8,            \
-                                                         TO_WORD(x), 0));                          \
+        return FROM_WORD(                                                                          \
+            (uint##W##_t)percpu_remote_word(p, cpu, PERCPU_OP_XCHG, W / 8, TO_WORD(x), 0));        \
     }                                                                                              \
     PERCPU_INLINE T percpu_cpu_cmpxchg_##S(percpu_ptr p, unsigned cpu, T expect, T x)              \
     {                                                                                              \
@@ -154,9 +155,8 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     }                                                                                              \
     PERCPU_INLINE T percpu_cpu_add_return_##S(percpu_ptr p, unsigned cpu, T n)                     \
     {                                                                                              \
-        return (T)(uint##W##_t)(percpu_remote_word(p, cpu, PERCPU_OP_ADD, W / 8, (uint##W##_t)n,   \
-                                                   0) +                                            \
-                                (uint##W##_t)n);                                                   \
+        return (T)(uint##W##_t)(                                                                   \
+            percpu_remote_word(p, cpu, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0) + (uint##W##_t)n); \
     }                                                                                              \
     PERCPU_THIS_COMMON(S, T, W, (uint##W##_t), (T))
 
