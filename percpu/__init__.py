@@ -13,7 +13,6 @@ Example:
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from percpu._core import (
     ClosedError,
@@ -28,6 +27,7 @@ from percpu._core import (
     current_node,
 )
 
+TYPE_CHECKING = False  # typing's own would make `import percpu` several times as slow
 if TYPE_CHECKING:
     from percpu._info import Info
 
