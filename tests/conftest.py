@@ -7,8 +7,12 @@ Environment:
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -26,8 +30,8 @@ settings.register_profile(
 )
 settings.register_profile(
     "ci",
-    max_examples=200,
-    stateful_step_count=80,
+    max_examples=100,
+    stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -47,3 +51,34 @@ def allowed_cpus() -> Iterator[list[int]]:
     before = os.sched_getaffinity(0)
     yield sorted(before)
     os.sched_setaffinity(0, before)
+
+
+Alone = Callable[[], AbstractContextManager[bool]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def alone() -> Iterator[Alone]:
+    """For a test that changes the machine: a context in which no other session of tests runs.
+
+    It yields False where there is one: it may pin threads to the CPU that is to go offline. Every
+    session holds a shared lock of one file; who wants to be alone asks for the exclusive one.
+    """
+    path = Path(tempfile.gettempdir(), f"percpu-tests-{os.getuid()}.lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+
+    @contextmanager
+    def be_alone() -> Iterator[bool]:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            granted = False
+        else:
+            granted = True
+        try:
+            yield granted
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+    yield be_alone
+    os.close(lock)

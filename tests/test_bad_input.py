@@ -99,7 +99,7 @@ def var_cases() -> list[Case]:
             "pool too small",
             lambda: PerCpuVar("q", pool=PerCpuPool(4)),
             ValueError,
-            "pool must have items of at least 8 bytes.*item_size is 4",
+            r"pool must have items of at least 8 bytes.*\b4\b",
         ),
         (
             "pool no pool",
@@ -160,7 +160,12 @@ def counter_cases() -> list[Case]:
         ),
         ("batch 2**80", lambda: PerCpuCounter(batch=2**80), ValueError, "batch .*12089258196146"),
         ("batch 1.5", lambda: PerCpuCounter(batch=1.5), TypeError, "batch must be an int.*1.5"),
-        ("pool small", lambda: PerCpuCounter(pool=small), ValueError, "pool .*16 bytes.*is 8"),
+        (
+            "pool small",
+            lambda: PerCpuCounter(pool=small),
+            ValueError,
+            r"pool .*16 bytes.*\b8 bytes",
+        ),
         (
             "pool 1",
             lambda: PerCpuCounter(pool=1),

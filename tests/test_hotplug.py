@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import Alone
 from together import run_together
 
 import percpu
@@ -24,7 +26,7 @@ def switch_of(cpu: int) -> Path:
 
 
 @pytest.fixture
-def removable_cpu(allowed_cpus: list[int]) -> Iterator[int]:
+def removable_cpu(allowed_cpus: list[int], alone: Alone) -> Iterator[int]:
     """A CPU that may be taken offline; it is online again afterwards, whatever happens."""
     if len(allowed_cpus) < 2:
         pytest.skip("only one CPU is allowed")
@@ -32,17 +34,20 @@ def removable_cpu(allowed_cpus: list[int]) -> Iterator[int]:
     switch = switch_of(cpu)
     if not os.access(switch, os.W_OK):
         pytest.skip(f"CPU {cpu} cannot be taken offline by this user")
-    # Outlives this process if somebody kills it in the middle.
-    guardian = subprocess.Popen(
-        ["sh", "-c", f"sleep {PATIENCE}; echo 1 > {switch}"], start_new_session=True
-    )
-    try:
-        yield cpu
-    finally:
-        switch.write_text("1")
-        guardian.kill()
-        guardian.wait()
-        os.sched_setaffinity(0, allowed_cpus)
+    with alone() as granted:
+        if not granted:
+            pytest.skip("another session of these tests runs on this machine")
+        # Outlives this process if somebody kills it in the middle.
+        guardian = subprocess.Popen(
+            ["sh", "-c", f"sleep {PATIENCE}; echo 1 > {switch}"], start_new_session=True
+        )
+        try:
+            yield cpu
+        finally:
+            switch.write_text("1")
+            os.killpg(guardian.pid, signal.SIGKILL)
+            guardian.wait()
+            os.sched_setaffinity(0, allowed_cpus)
 
 
 @contextmanager

@@ -43,8 +43,7 @@ static void test_defaults(void)
     check(&counter);
     percpu_counter_destroy(&counter);
     CHECK(percpu_counter_init(&counter, NULL, 0, PERCPU_COUNTER_BATCH_MAX) == 0);
-    CHECK(percpu_counter_error(&counter) ==
-          (PERCPU_COUNTER_BATCH_MAX - 1) * (int64_t)nr_cpus);
+    CHECK(percpu_counter_error(&counter) == (PERCPU_COUNTER_BATCH_MAX - 1) * (int64_t)nr_cpus);
     percpu_counter_destroy(&counter);
 }
 
@@ -198,7 +197,8 @@ static void test_check_sees_a_lost_flush(void)
 
 int main(void)
 {
-    static const int64_t batches[] = {1, 2, 3, 32, 1024, INT64_C(1) << 32, PERCPU_COUNTER_BATCH_MAX};
+    static const int64_t batches[] = {
+        1, 2, 3, 32, 1024, INT64_C(1) << 32, PERCPU_COUNTER_BATCH_MAX};
     deadline(60);
     nr_cpus = percpu_nr_cpus();
     test_bad_input();

@@ -190,11 +190,19 @@ static void test_foreign_pointers(void)
     struct percpu_pool *pool = create((struct percpu_pool_attr){.item_size = 16});
     struct percpu_pool *other = create((struct percpu_pool_attr){.item_size = 16});
     char *item = percpu_pool_alloc(pool), *others = percpu_pool_alloc(other), local;
-    void *const foreign[] = {
-        &local, item + 1, item + 8, item - 16, item + 65536, others, (void *)16, (void *)-16,
-        item - page, stdin, pool, (void *)((uintptr_t)1 << 47),
-        (void *)((uintptr_t)item | (uintptr_t)1 << 63),
-    };
+    void *const foreign[] = {&local,
+                             item + 1,
+                             item + 8,
+                             item - 16,
+                             item + 65536,
+                             others,
+                             (void *)16,
+                             (void *)-16,
+                             item - page,
+                             stdin,
+                             pool,
+                             (void *)((uintptr_t)1 << 47),
+                             (void *)((uintptr_t)item | (uintptr_t)1 << 63)};
     for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
         CHECK_CASE(!percpu_pool_owns(pool, foreign[i]), "case %zu", i);
     }
@@ -213,8 +221,8 @@ static void test_foreign_pointers(void)
 static void test_exhaustion_finds_other_cpus_items(void)
 {
     for (size_t max_ranges = 1; max_ranges <= 3; max_ranges++) {
-        struct percpu_pool *pool = create((struct percpu_pool_attr){
-            .item_size = 64, .stride = page, .max_ranges = max_ranges});
+        struct percpu_pool *pool = create(
+            (struct percpu_pool_attr){.item_size = 64, .stride = page, .max_ranges = max_ranges});
         size_t all = max_ranges * (page / 64);
         void **items = calloc(all, sizeof *items);
         CHECK(items != NULL);
@@ -240,8 +248,7 @@ static void test_ranges_grow(void)
 {
     enum { ITEMS = 3000 };
     static uint64_t *items[ITEMS];
-    struct percpu_pool *pool =
-        create((struct percpu_pool_attr){.item_size = 64, .stride = page});
+    struct percpu_pool *pool = create((struct percpu_pool_attr){.item_size = 64, .stride = page});
     for (uint64_t i = 0; i < ITEMS; i++) {
         CHECK((items[i] = percpu_pool_zalloc(pool)) != NULL);
         *items[i] = i;
@@ -290,8 +297,8 @@ static void test_unwritten_cpus_cost_no_memory(void)
     unsigned copies = COPIES > nr_cpus ? COPIES : nr_cpus;
     (void)memory_in_use();
     size_t before = memory_in_use();
-    struct percpu_pool *pool =
-        create((struct percpu_pool_attr){.item_size = 64, .cpus = copies, .max_ranges = 1});
+    struct percpu_pool *pool = create(
+        (struct percpu_pool_attr){.item_size = 64, .cpus = copies, .max_ranges = 1});
     for (unsigned i = 0; i < ITEMS; i++) {
         char *item = percpu_pool_zalloc(pool);
         CHECK(item != NULL);
@@ -344,8 +351,8 @@ static void test_check_sees_a_second_free(void)
 
 int main(void)
 {
-    static const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 24, 40, 48, 63, 64, 65, 100, 128,
-                                   1000, 2048, 2049, 4096};
+    static const size_t sizes[] = {1,  2,  3,  4,  5,  7,   8,   9,    12,   16,   24,
+                                   40, 48, 63, 64, 65, 100, 128, 1000, 2048, 2049, 4096};
     deadline(60);
     nr_cpus = percpu_nr_cpus();
     page = (size_t)sysconf(_SC_PAGESIZE);

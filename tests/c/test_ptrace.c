@@ -39,8 +39,8 @@ static void operations(unsigned cpu, uint64_t rounds)
         percpu_this_inc_u64(FIELD(word));
         CHECK(percpu_this_add_return_u32(FIELD(u32), 3) == 3 * (i + 1));
         percpu_this_inc_u8(FIELD(u8));
-        CHECK(percpu_this_cbne_store_store(FIELD(word), i + 1, i + 1,
-                                           offsetof(struct copy, second), ~i));
+        CHECK(percpu_this_cbne_store_store(FIELD(word), i + 1, i + 1, offsetof(struct copy, second),
+                                           ~i));
         CHECK(mine->second == ~i);
         percpu_list_push(FIELD(list), &node);
         CHECK(percpu_list_pop(FIELD(list)) == &node);

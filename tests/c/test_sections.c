@@ -19,8 +19,8 @@ enum { NODES = 64, TOKENS = 512, CAPACITY = 40, LOG_ENTRIES = 1 << 14 };
 struct copy {
     void *list;
     uint64_t stack[1 + CAPACITY];
-    uint64_t bumped;           /* by signal handlers */
-    uint64_t word_log_head;    /* entries appended */
+    uint64_t bumped;        /* by signal handlers */
+    uint64_t word_log_head; /* entries appended */
     uint64_t word_log[LOG_ENTRIES];
     uint64_t record_log_head;
     struct record {
@@ -72,8 +72,11 @@ static bool list_step(void)
 /* Onto the first stack with room, from CPU `cpu` on. */
 static void push_somewhere(uint64_t token, unsigned cpu)
 {
-    struct percpu_op push = {.code = PERCPU_OP_STACK_PUSH, .width = 8, .p = FIELD(stack),
-                             .x = token, .expect = CAPACITY};
+    struct percpu_op push = {.code = PERCPU_OP_STACK_PUSH,
+                             .width = 8,
+                             .p = FIELD(stack),
+                             .x = token,
+                             .expect = CAPACITY};
     while (percpu_remote(&push, cpu % nr_cpus) != PERCPU_COMMITTED)
         cpu++;
 }

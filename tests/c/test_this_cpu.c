@@ -67,12 +67,33 @@ static bool one_changed(unsigned width, uint64_t was, uint64_t now)
     } while (0)
 
 /* Values where carries, signs and widths show. */
-static const uint64_t borders[] = {
-    0, 1, 2, 7, 0x55, 0x7f, 0x80, 0x81, 0xaa, 0xfe, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000,
-    0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x5555555555555555, 0x7fffffffffffffff,
-    0x8000000000000000, 0xaaaaaaaaaaaaaaaa, 0xffffffff80000000, 0xfffffffffffffffe,
-    0xffffffffffffffff,
-};
+static const uint64_t borders[] = {0,
+                                   1,
+                                   2,
+                                   7,
+                                   0x55,
+                                   0x7f,
+                                   0x80,
+                                   0x81,
+                                   0xaa,
+                                   0xfe,
+                                   0xff,
+                                   0x100,
+                                   0x7fff,
+                                   0x8000,
+                                   0xffff,
+                                   0x10000,
+                                   0x7fffffff,
+                                   0x80000000,
+                                   0xffffffff,
+                                   0x100000000,
+                                   0x5555555555555555,
+                                   0x7fffffffffffffff,
+                                   0x8000000000000000,
+                                   0xaaaaaaaaaaaaaaaa,
+                                   0xffffffff80000000,
+                                   0xfffffffffffffffe,
+                                   0xffffffffffffffff};
 #define BORDERS (sizeof borders / sizeof borders[0])
 
 /* The operations on one pair of values, and with one constant. */
@@ -86,7 +107,7 @@ static const uint64_t borders[] = {
         OP(W, a, percpu_this_sub_##S(object, n), a - b);                                           \
         OP(W, a, CHECK(percpu_this_add_return_##S(object, n) == (T)(uint##W##_t)(a + b)), a + b);  \
         OP(W, a, CHECK(percpu_this_xchg_##S(object, n) == v), b);                                  \
-        OP(W, a, CHECK(percpu_this_and_##S(object, n) == v), a & b);                               \
+        OP(W, a, CHECK(percpu_this_and_##S(object, n) == v), a &b);                                \
         OP(W, a, CHECK(percpu_this_or_##S(object, n) == v), a | b);                                \
         OP(W, a, CHECK(percpu_this_cmpxchg_##S(object, v, n) == v), b);                            \
         OP(W, a, CHECK(percpu_this_cmpxchg_##S(object, n, (T)1) == v), a == b ? 1 : a);            \
@@ -155,7 +176,7 @@ TEST_INTEGER(u64, uint64_t, 64)
 
 static void test_f64(void)
 {
-    static const double values[] = {0.0,  -0.0,   1.0,      -1.5,     0.1,
+    static const double values[] = {0.0,   -0.0,    1.0,      -1.5,      0.1,
                                     1e300, -1e-300, INFINITY, -INFINITY, 4.9e-324};
     const size_t count = sizeof values / sizeof values[0];
     for (size_t i = 0; i < count; i++) {
@@ -199,7 +220,7 @@ static void test_slow_words(void)
 #define SLOW(code, x, expect, now)                                                                 \
     do {                                                                                           \
         fill(width, a);                                                                            \
-        uint64_t old = slow_word(object, code, width, x, expect);                           \
+        uint64_t old = slow_word(object, code, width, x, expect);                                  \
         CHECK(old == a || (code) == PERCPU_OP_STORE);                                              \
         CHECK(one_changed(width, a, now));                                                         \
     } while (0)
