@@ -190,19 +190,13 @@ static void test_foreign_pointers(void)
     struct percpu_pool *pool = create((struct percpu_pool_attr){.item_size = 16});
     struct percpu_pool *other = create((struct percpu_pool_attr){.item_size = 16});
     char *item = percpu_pool_alloc(pool), *others = percpu_pool_alloc(other), local;
-    void *const foreign[] = {&local,
-                             item + 1,
-                             item + 8,
-                             item - 16,
-                             item + 65536,
-                             others,
-                             (void *)16,
-                             (void *)-16,
-                             item - page,
-                             stdin,
-                             pool,
-                             (void *)((uintptr_t)1 << 47),
-                             (void *)((uintptr_t)item | (uintptr_t)1 << 63)};
+    /* clang-format off */
+    void *const foreign[] = {
+        &local, item + 1, item + 8, item - 16, item + 65536, others, (void *)16, (void *)-16,
+        item - page, stdin, pool, (void *)((uintptr_t)1 << 47),
+        (void *)((uintptr_t)item | (uintptr_t)1 << 63),
+    };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
         CHECK_CASE(!percpu_pool_owns(pool, foreign[i]), "case %zu", i);
     }

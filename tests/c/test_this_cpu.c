@@ -67,33 +67,14 @@ static bool one_changed(unsigned width, uint64_t was, uint64_t now)
     } while (0)
 
 /* Values where carries, signs and widths show. */
-static const uint64_t borders[] = {0,
-                                   1,
-                                   2,
-                                   7,
-                                   0x55,
-                                   0x7f,
-                                   0x80,
-                                   0x81,
-                                   0xaa,
-                                   0xfe,
-                                   0xff,
-                                   0x100,
-                                   0x7fff,
-                                   0x8000,
-                                   0xffff,
-                                   0x10000,
-                                   0x7fffffff,
-                                   0x80000000,
-                                   0xffffffff,
-                                   0x100000000,
-                                   0x5555555555555555,
-                                   0x7fffffffffffffff,
-                                   0x8000000000000000,
-                                   0xaaaaaaaaaaaaaaaa,
-                                   0xffffffff80000000,
-                                   0xfffffffffffffffe,
-                                   0xffffffffffffffff};
+/* clang-format off */
+static const uint64_t borders[] = {
+    0, 1, 2, 7, 0x55, 0x7f, 0x80, 0x81, 0xaa, 0xfe, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000,
+    0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x5555555555555555, 0x7fffffffffffffff,
+    0x8000000000000000, 0xaaaaaaaaaaaaaaaa, 0xffffffff80000000, 0xfffffffffffffffe,
+    0xffffffffffffffff,
+};
+/* clang-format on */
 #define BORDERS (sizeof borders / sizeof borders[0])
 
 /* The operations on one pair of values, and with one constant. */
