@@ -71,17 +71,25 @@ static bool within_batch(const struct percpu_counter *counter, uint64_t unflushe
 /*
  * Whoever moves `flushed` from f to c owes `total` c - f. The count that was read may be out of
  * date by the time of the swap, so look again until the slot is within a batch.
+ *
+ * A signal handler that forks between the two and reads in the child has mended the total there:
+ * what the swap moved is in it already, so this frame, which goes on in the child, takes its own
+ * addition back.
  */
 static void flush_slot(struct percpu_counter *counter, struct percpu_counter_slot *slot)
 {
     for (;;) {
+        uint32_t generation = __atomic_load_n(&counter->generation, __ATOMIC_ACQUIRE);
         uint64_t flushed = load(&slot->flushed);
         uint64_t count = load(&slot->count);
         if (within_batch(counter, count - flushed))
             return;
-        if (__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED))
-            __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
+        if (!__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_RELAXED,
+                                         __ATOMIC_RELAXED))
+            continue;
+        __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
+        if (percpu_unlikely(__atomic_load_n(&counter->generation, __ATOMIC_RELAXED) != generation))
+            __atomic_fetch_sub(&counter->total, count - flushed, __ATOMIC_RELAXED);
     }
 }
 

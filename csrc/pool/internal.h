@@ -40,6 +40,9 @@ struct range {
     uint64_t magic;
     struct percpu_pool *pool;
     struct range *next;
+    struct range *next_available;
+    size_t number;         /* how many ranges the pool had before it */
+    bool available;        /* in the list of ranges that may have free items */
     char *base;            /* CPU 0's stride, aligned to the stride */
     uint32_t cut;          /* items below it have been handed to a cache at least once */
     uint32_t free_count;   /* entries of free_items */
@@ -65,7 +68,7 @@ struct percpu_pool {
     size_t caches_length;
     pthread_mutex_t lock;
     struct range *ranges;    /* newest first */
-    struct range *available; /* where to look for free items first; a hint */
+    struct range *available; /* those that may have free items; all others have none */
     size_t range_count;
     uint64_t refills, overflows;
     struct percpu_pool *next, **link; /* all pools, for fork() */

@@ -97,6 +97,15 @@ static size_t mapping_length(const struct percpu_pool *pool)
     return pool->header_size + pool->cpus * pool->stride;
 }
 
+static void make_available(struct percpu_pool *pool, struct range *range)
+{
+    if (range->available)
+        return;
+    range->available = true;
+    range->next_available = pool->available;
+    pool->available = range;
+}
+
 int percpu_range_add(struct percpu_pool *pool)
 {
     if (pool->max_ranges != 0 && pool->range_count >= pool->max_ranges) {
@@ -113,8 +122,9 @@ int percpu_range_add(struct percpu_pool *pool)
     range->pool = pool;
     range->base = mapping + pool->header_size;
     range->next = pool->ranges;
-    pool->ranges = pool->available = range;
-    pool->range_count++;
+    range->number = pool->range_count++;
+    pool->ranges = range;
+    make_available(pool, range);
     insert(pool->table, pool->stride_shift, (uintptr_t)range->base);
     return 0;
 }
@@ -140,19 +150,17 @@ static size_t take_from(struct percpu_pool *pool, struct range *range, uint64_t 
     return taken;
 }
 
-static bool has_free(const struct percpu_pool *pool, const struct range *range)
-{
-    return range->free_count > 0 || range->cut < pool->capacity;
-}
-
 size_t percpu_range_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted)
 {
-    if (pool->available == NULL || !has_free(pool, pool->available)) {
-        pool->available = pool->ranges;
-        while (pool->available != NULL && !has_free(pool, pool->available))
-            pool->available = pool->available->next;
+    struct range *range;
+    while ((range = pool->available) != NULL) {
+        size_t taken = take_from(pool, range, entries, wanted);
+        if (taken > 0)
+            return taken;
+        range->available = false;
+        pool->available = range->next_available;
     }
-    return pool->available == NULL ? 0 : take_from(pool, pool->available, entries, wanted);
+    return 0;
 }
 
 bool percpu_pool_owns(const struct percpu_pool *pool, const void *item)
@@ -178,6 +186,5 @@ void percpu_range_put(struct percpu_pool *pool, uint64_t entry)
     struct range *range = percpu_range_of(pool, item);
     uint32_t index = (uint32_t)((item - (uintptr_t)range->base) / pool->slot_size);
     range->free_items[range->free_count++] = index | (entry & FRESH ? FRESH_INDEX : 0);
-    if (pool->available == NULL || !has_free(pool, pool->available))
-        pool->available = range;
+    make_available(pool, range);
 }

@@ -50,11 +50,10 @@ static bool mark(const struct percpu_pool *pool, unsigned char *seen, uint64_t e
     if (!percpu_pool_owns(pool, (const void *)item))
         return false;
     const struct range *range = percpu_range_of(pool, item);
-    size_t index = (item - (uintptr_t)range->base) / pool->slot_size, number = index;
+    size_t index = (item - (uintptr_t)range->base) / pool->slot_size;
     if (index >= range->cut)
         return false;
-    for (const struct range *r = pool->ranges; r != range; r = r->next)
-        number += pool->capacity;
+    size_t number = range->number * pool->capacity + index;
     bool new = !(seen[number / 8] >> (number % 8) & 1);
     seen[number / 8] |= (unsigned char)(1 << (number % 8));
     return new;
@@ -72,6 +71,10 @@ static const char *check_range(const struct percpu_pool *pool, const struct rang
         return "a range has handed out more items than it holds";
     if (range->free_count > range->cut)
         return "a range has more free items than it handed out";
+    if (!range->available && (range->free_count > 0 || range->cut < pool->capacity))
+        return "a range with free items is not in the list of those";
+    if (range->number >= pool->range_count)
+        return "a range's number is not below the count of ranges";
     for (uint32_t i = 0; i < range->free_count; i++) {
         uint32_t index = range->free_items[i] & ~FRESH_INDEX;
         if (index >= pool->capacity || !mark(pool, seen, (uintptr_t)range_item(pool, range, index)))

@@ -83,14 +83,21 @@ static int register_own_area(void)
     return errno;
 }
 
-/* Runs at thread exit, before the thread's memory goes. */
+/*
+ * Runs at thread exit. Without signals: the kernel leaves 0 in mm_cid, which is somebody's id, and
+ * no handler may run a section until that is mended.
+ */
 static void unregister_own_area(void *unused)
 {
     (void)unused;
+    sigset_t all, saved;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
     if (syscall(SYS_rseq, &own_area, sizeof own_area, UNREGISTER, PERCPU_RSEQ_SIGNATURE) == 0) {
         own_area.cpu_id = NO_ID;
-        own_area.mm_cid = NO_ID; /* the kernel leaves 0 here, which is somebody's id */
+        own_area.mm_cid = NO_ID;
     }
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
 bool percpu_thread_register(void)
@@ -103,7 +110,7 @@ bool percpu_thread_register(void)
     int saved = errno;
     if (register_own_area() != 0)
         own_area.cpu_id = own_area.mm_cid = REFUSED; /* not registered, so ours to write */
-    else
+    else /* may fail: then the kernel forgets the area when the thread has gone */
         pthread_setspecific(exit_key, &own_area);
     errno = saved;
     return own_area.cpu_id != REFUSED;

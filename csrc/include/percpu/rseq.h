@@ -80,8 +80,10 @@ PERCPU_API int percpu_index_check(enum percpu_index index);
 PERCPU_API int percpu_rseq_fence(int cpu);
 
 /*
- * Forget the last critical section's descriptor in this thread's area. Call it before dlclose() of
- * a library that inlined the operations; the kernel may otherwise read the unmapped descriptor.
+ * Forget the last critical section's descriptor in this thread's area. Before dlclose() of a
+ * library that inlined the operations, every thread that ran one must call it: the kernel may
+ * otherwise read the unmapped descriptor. The core itself must never be unloaded (link a library
+ * that contains it with -z nodelete): threads are registered, and handlers of fork() installed.
  */
 PERCPU_API void percpu_rseq_clear(void);
 

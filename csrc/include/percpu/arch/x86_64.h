@@ -44,11 +44,17 @@
     [area] "r"(percpu_runtime.area), [limit] "m"(percpu_runtime.limit), [index] "r"(p.index),      \
         [stride] "r"(p.stride), [base] "r"(p.base)
 
-/* Where the kernel or the gate sent us: the end of every function below. */
+/*
+ * Where the kernel or the gate sent us: the end of every function below. The empty asm gives each
+ * of these edges a block of its own: gcc 12.2 loses what a caller chooses for an output there
+ * (`section(p, &old) == PERCPU_COMMITTED ? old : 0`) if it has to put it on the edge itself.
+ */
 #define PERCPU_CS_EXITS                                                                            \
 aborted:                                                                                           \
+    __asm__ __volatile__("");                                                                      \
     return PERCPU_ABORTED;                                                                         \
 closed:                                                                                            \
+    __asm__ __volatile__("");                                                                      \
     return PERCPU_CLOSED
 
 /* One store, nothing to hand back. */
