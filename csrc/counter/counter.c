@@ -69,27 +69,28 @@ static bool within_batch(const struct percpu_counter *counter, uint64_t unflushe
 }
 
 /*
+ * How many flushes of this thread are between their two steps. A signal handler may come there,
+ * flush too, fork, and go on in the child: it must leave the mending to what comes after the flush
+ * that it interrupted, which goes on in the child as well.
+ */
+static __thread volatile unsigned flushing __attribute__((tls_model("initial-exec")));
+
+/*
  * Whoever moves `flushed` from f to c owes `total` c - f. The count that was read may be out of
  * date by the time of the swap, so look again until the slot is within a batch.
- *
- * A signal handler that forks between the two and reads in the child has mended the total there:
- * what the swap moved is in it already, so this frame, which goes on in the child, takes its own
- * addition back.
  */
 static void flush_slot(struct percpu_counter *counter, struct percpu_counter_slot *slot)
 {
     for (;;) {
-        uint32_t generation = __atomic_load_n(&counter->generation, __ATOMIC_ACQUIRE);
         uint64_t flushed = load(&slot->flushed);
         uint64_t count = load(&slot->count);
         if (within_batch(counter, count - flushed))
             return;
-        if (!__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_RELAXED,
-                                         __ATOMIC_RELAXED))
-            continue;
-        __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
-        if (percpu_unlikely(__atomic_load_n(&counter->generation, __ATOMIC_RELAXED) != generation))
-            __atomic_fetch_sub(&counter->total, count - flushed, __ATOMIC_RELAXED);
+        flushing++;
+        if (__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED))
+            __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
+        flushing--;
     }
 }
 
@@ -102,8 +103,9 @@ static PERCPU_COLD bool mend(struct percpu_counter *counter, uint32_t mended)
     uint32_t mending = mended + 1;
     if (seen == mended)
         return true;
-    if (seen == mending || !__atomic_compare_exchange_n(&counter->generation, &seen, mending, false,
-                                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+    if (flushing > 0 || seen == mending ||
+        !__atomic_compare_exchange_n(&counter->generation, &seen, mending, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED))
         return false;
     uint64_t total = 0;
     for (unsigned cpu = 0; cpu < counter->cpus; cpu++) {

@@ -32,8 +32,8 @@ static inline void percpu_py_defer_refcount(PyObject *op)
 }
 
 /*
- * Objects with deferred reference counts that nobody refers to may still hold per-CPU items. Gives
- * those back; returns whether there can have been any.
+ * Objects with deferred reference counts that nobody refers to may still hold items of the pools of
+ * the process. Gives those back; returns whether there can have been any.
  */
 static inline bool percpu_py_collect_deferred(void)
 {

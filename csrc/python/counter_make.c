@@ -46,7 +46,7 @@ PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values)
     percpu_py_point_closed(&self->closed, &percpu_py_shut);
     self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
     int error = init(self, value, (int64_t)batch);
-    if (error == ENOMEM && percpu_py_collect_deferred())
+    if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
         error = init(self, value, (int64_t)batch);
     if (error != 0) {
         if (error > 0)
@@ -55,7 +55,8 @@ PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values)
         Py_DECREF(self);
         return NULL;
     }
-    percpu_py_defer_refcount((PyObject *)self);
+    if (pool == NULL) /* a pool with max_ranges needs its items back at once */
+        percpu_py_defer_refcount((PyObject *)self);
     percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
     return (PyObject *)self;
 }

@@ -121,8 +121,6 @@ static PyObject *alloc_item(struct percpu_py_pool *self, const Py_buffer *init)
     if (item == NULL)
         return NULL;
     int error = allocate(self, init, item);
-    if (error == ENOMEM && percpu_py_collect_deferred())
-        error = allocate(self, init, item);
     if (error == 0)
         return item;
     Py_DECREF(item);

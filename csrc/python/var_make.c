@@ -113,7 +113,7 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     self->ops = ops;
     self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
     int error = place_somewhere(self, value);
-    if (error == ENOMEM && percpu_py_collect_deferred())
+    if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
         error = place_somewhere(self, value);
     if (error != 0) {
         if (error > 0)
@@ -127,7 +127,8 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     self->cpus = geometry.cpus;
     self->shape = (Py_ssize_t)geometry.cpus;
     self->stride = (Py_ssize_t)geometry.stride;
-    percpu_py_defer_refcount((PyObject *)self);
+    if (pool == NULL) /* a pool with max_ranges needs its items back at once */
+        percpu_py_defer_refcount((PyObject *)self);
     __atomic_store_n(&self->exports, 0, __ATOMIC_RELEASE); /* pairs with begin_export() in var.c */
     percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
     return (PyObject *)self;
