@@ -304,7 +304,7 @@ def test_memory_does_not_grow(body: Callable[[], None]) -> None:
     """What a loop leaves behind at each turn, be it 64 bytes, would show."""
     turns = 4000 if THOROUGH else 1000
     if FREE_THREADED:
-        turns //= 20  # there, whoever finds a pool exhausted collects garbage first
+        turns //= 100  # there, whoever finds a pool exhausted collects garbage first
 
     def repeat() -> None:
         for _ in range(turns):
