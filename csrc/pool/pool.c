@@ -16,7 +16,7 @@
 #include <percpu/topology.h>
 
 #define DEFAULT_STRIDE ((size_t)64 << 10)
-#define MAX_STRIDE ((size_t)1 << 31) /* an offset in it fits 32 bits, an index 31 */
+#define MAX_STRIDE ((size_t)1 << 30) /* an index fits the 31 bits beside FRESH_INDEX */
 #define MAX_RANGE ((size_t)1 << 46)
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
@@ -111,8 +111,6 @@ static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr
         pool->cpus > MAX_RANGE / pool->stride)
         goto invalid;
     pool->capacity = pool->stride / pool->slot_size;
-    if (pool->capacity >= FRESH_INDEX)
-        goto invalid;
     pool->header_size = round_up(sizeof(struct range) + pool->capacity * sizeof(uint32_t), page);
     pool->stride_shift = (unsigned)__builtin_ctzll(pool->stride);
     return 0;

@@ -103,7 +103,7 @@ static PyObject *counter_sub(PyObject *op, PyObject *n)
 {
     struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t value;
-    if (!percpu_py_counter_usable(self) || percpu_py_int64(n, "n", &value) != 0)
+    if (percpu_py_int64(n, "n", &value) != 0 || !percpu_py_counter_usable(self))
         return NULL;
     percpu_counter_sub(&self->counter, value);
     Py_RETURN_NONE;
@@ -234,7 +234,7 @@ static PyObject *counter_exchange(PyObject *op, PyObject *value)
 {
     struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t number;
-    if (!percpu_py_counter_usable(self) || percpu_py_int64(value, "value", &number) != 0)
+    if (percpu_py_int64(value, "value", &number) != 0 || !percpu_py_counter_usable(self))
         return NULL;
     return PyLong_FromLongLong(percpu_counter_exchange(&self->counter, number));
 }
@@ -246,7 +246,7 @@ static PyObject *counter_set(PyObject *op, PyObject *value)
 {
     struct percpu_py_counter *self = percpu_py_as_counter(op);
     int64_t number;
-    if (!percpu_py_counter_usable(self) || percpu_py_int64(value, "value", &number) != 0)
+    if (percpu_py_int64(value, "value", &number) != 0 || !percpu_py_counter_usable(self))
         return NULL;
     percpu_counter_set(&self->counter, number);
     Py_RETURN_NONE;

@@ -94,6 +94,8 @@ PyObject *percpu_py_show(PyObject *obj)
     enum { LONGEST = 60 };
     PyObject *text = PyObject_Repr(obj);
     if (text == NULL) { /* an int of too many digits, for instance */
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return NULL; /* KeyboardInterrupt */
         PyErr_Clear();
         return PyUnicode_FromFormat("an object of type %s", Py_TYPE(obj)->tp_name);
     }

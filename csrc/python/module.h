@@ -94,7 +94,8 @@ const char *percpu_py_type_name(PyObject *op);
 /* "this PerCpuVar is closed" */
 void *percpu_py_raise_closed(PyObject *op) PERCPU_COLD;
 
-/* `obj` for a message: its repr, shortened; its type's name if that raises. NULL: no memory. */
+/* `obj` for a message: its repr, shortened; its type's name if that raises. NULL: no
+ * memory, or an exception that is no Exception. */
 PyObject *percpu_py_show(PyObject *obj);
 
 /* closing: see the top ---------------------------------------------------------------------- */

@@ -33,8 +33,8 @@ static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
                                   "index 'cid' needs mm_cid in the rseq area (Linux 6.3)");
         else
             percpu_py_raise_errno(type, error,
-                                  "cannot make a pool of %zu-byte items for %u CPUs: %s (a CPU's "
-                                  "stride and all of a range must fit in 2**31 and 2**46 bytes)",
+                                  "cannot make a pool of %zu-byte items for %u CPUs: %s (the "
+                                  "strides of all CPUs must fit in 2**46 bytes)",
                                   attr.item_size, attr.cpus, strerror(error));
         Py_DECREF(self);
         return NULL;
@@ -140,6 +140,10 @@ static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t narg
         return NULL;
     if (init == NULL || init == Py_None)
         return alloc_item(self, NULL);
+    if (!PyObject_CheckBuffer(init)) {
+        percpu_py_reject(PyExc_TypeError, "init", init, "a bytes-like object or None");
+        return NULL;
+    }
     Py_buffer view;
     if (PyObject_GetBuffer(init, &view, PyBUF_SIMPLE) != 0)
         return NULL;

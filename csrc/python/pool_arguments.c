@@ -10,7 +10,7 @@
 
 #include <percpu/topology.h>
 
-#define MAX_STRIDE (UINT64_C(1) << 31) /* of the core */
+#define MAX_STRIDE (UINT64_C(1) << 30) /* of the core */
 
 enum { ITEM_SIZE, STRIDE, CPUS, MAX_RANGES, INDEX };
 

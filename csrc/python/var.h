@@ -48,11 +48,11 @@ static inline bool percpu_py_var_usable(struct percpu_py_var *self)
     return false;
 }
 
-/* An argument of a method of an open variable. */
+/* An argument of a method of a variable that is still open once its __index__ has run. */
 static inline bool percpu_py_var_argument(struct percpu_py_var *self, const char *name,
                                           PyObject *obj, uint64_t *bits)
 {
-    return percpu_py_var_usable(self) && percpu_py_unbox(self->ops, name, obj, bits) == 0;
+    return percpu_py_unbox(self->ops, name, obj, bits) == 0 && percpu_py_var_usable(self);
 }
 
 /* The least or the greatest copy of an open variable; of doubles, a NaN if there is one. */

@@ -45,7 +45,7 @@ PyObject *percpu_py_var_subscript(PyObject *op, PyObject *key)
 {
     struct percpu_py_var *self = percpu_py_as_var(op);
     unsigned cpu;
-    if (!percpu_py_var_usable(self) || percpu_py_cpu(key, self->cpus, &cpu) != 0)
+    if (percpu_py_cpu(key, self->cpus, &cpu) != 0 || !percpu_py_var_usable(self))
         return NULL;
     return percpu_py_box(self->ops, self->ops->get(&self->ptr, cpu));
 }
@@ -59,8 +59,7 @@ int percpu_py_var_assign(PyObject *op, PyObject *key, PyObject *x)
         PyErr_SetString(PyExc_TypeError, "a CPU's copy cannot be deleted");
         return -1;
     }
-    if (!percpu_py_var_usable(self) || percpu_py_cpu(key, self->cpus, &cpu) != 0 ||
-        !percpu_py_var_argument(self, "x", x, &bits))
+    if (percpu_py_cpu(key, self->cpus, &cpu) != 0 || !percpu_py_var_argument(self, "x", x, &bits))
         return -1;
     self->ops->set(&self->ptr, cpu, bits);
     return 0;

@@ -12,6 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+#error "percpu's headers are C: call them from a .c file, and that from C++"
+#endif
 #if !defined(__linux__)
 #error "percpu needs Linux: restartable sequences and membarrier are Linux system calls"
 #endif

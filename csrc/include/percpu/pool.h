@@ -40,8 +40,9 @@ struct percpu_pool_attr {
 
 /*
  * Make a pool. Returns NULL with errno EINVAL (item_size 0 or larger than the stride; a stride that
- * is not a power of two, is below the page size or makes a range larger than 2^46 bytes; cpus out
- * of range; index unknown), ENOTSUP (PERCPU_INDEX_CID without mm_cid) or ENOMEM. The caller owns it.
+ * is not a power of two, is below the page size or above 2^30, or makes a range larger than 2^46
+ * bytes; cpus out of range; index unknown), ENOTSUP (PERCPU_INDEX_CID without mm_cid) or ENOMEM.
+ * The caller owns it.
  */
 PERCPU_API struct percpu_pool *percpu_pool_create(const struct percpu_pool_attr *attr);
 
