@@ -326,8 +326,10 @@ def test_threads_leave_nothing_behind() -> None:
         for _ in range(20):
             run_together(*(counter.inc for _ in range(10)))
 
-    many()
+    for _ in range(2):
+        many()
     before = resident_kib()
     many()
-    assert resident_kib() - before < 1024
-    assert counter.sum() == 400
+    grown = resident_kib() - before
+    assert grown < 2048, f"{grown} KiB"  # the stacks of 200 threads alone would be more
+    assert counter.sum() == 600

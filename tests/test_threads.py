@@ -227,20 +227,22 @@ def uses_of_var(v: PerCpuVar) -> list[Callable[[], object]]:
 @pytest.mark.parametrize("what", ["counter", "var", "pool"])
 def test_closing_beside_use_is_an_exception_at_worst(what: str) -> None:
     """A racing close must neither unmap memory under an operation, nor hand it to a new owner."""
-    refused = 0
+    turns = 30 if THOROUGH else 10
+    refused: list[ClosedError] = []
 
-    for _ in range(30 if THOROUGH else 10):
+    for _ in range(turns):
         pool = PerCpuPool(16, stride=4096, max_ranges=1)
         counter, var = PerCpuCounter(pool=pool), PerCpuVar("q", pool=pool)
         calls = uses_of_counter(counter) + uses_of_var(var) + [pool.alloc, pool.stats, pool.drain]
 
         def use(calls: list[Callable[[], object]] = calls) -> None:
-            nonlocal refused
+            end = time.monotonic() + 30
             try:
-                for call in itertools.islice(itertools.cycle(calls), 600):
+                for call in itertools.cycle(calls):
                     call()
-            except ClosedError:
-                refused += 1
+                    assert time.monotonic() < end, "what was closed goes on working"
+            except ClosedError as error:
+                refused.append(error)
 
         def close(thing: object = {"counter": counter, "var": var, "pool": pool}[what]) -> None:
             time.sleep(0.0005)
@@ -251,7 +253,7 @@ def test_closing_beside_use_is_an_exception_at_worst(what: str) -> None:
                     time.sleep(0)
 
         run_together(use, use, use, close)
-    assert refused > 0
+    assert len(refused) == 3 * turns
 
 
 def test_freeing_beside_use_is_an_exception_at_worst() -> None:
