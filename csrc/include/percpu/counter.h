@@ -104,7 +104,10 @@ PERCPU_INLINE void percpu_counter_dec(struct percpu_counter *counter)
     percpu_counter_add(counter, -1);
 }
 
-/* The approximate value: one cache line, however many CPUs. Thread-safe, async-signal-safe. */
+/*
+ * The approximate value. What it reads does not grow with the number of CPUs, and of that only one
+ * cache line is written by flushes. Thread-safe, async-signal-safe.
+ */
 PERCPU_API int64_t percpu_counter_read(struct percpu_counter *counter);
 
 /* How far read() may be from sum() when no add is under way: (batch - 1) * CPUs. */
