@@ -14,18 +14,28 @@ from __future__ import annotations
 
 import os
 
-from percpu._core import (
-    ClosedError,
-    CorruptionError,
-    PerCpuCounter,
-    PerCpuItem,
-    PerCpuPool,
-    PerCpuVar,
-    PoolExhausted,
-    current_cid,
-    current_cpu,
-    current_node,
-)
+try:
+    from percpu._core import (
+        ClosedError,
+        CorruptionError,
+        PerCpuCounter,
+        PerCpuItem,
+        PerCpuPool,
+        PerCpuVar,
+        PoolExhausted,
+        current_cid,
+        current_cpu,
+        current_node,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "percpu._core":
+        raise
+    raise ImportError(
+        f"the extension module of percpu is not built in {os.path.dirname(__file__)!r}: run "
+        "`pip install -e .` in the folder above, or start Python in another folder if percpu is "
+        "installed elsewhere",
+        name=error.name,
+    ) from error
 
 TYPE_CHECKING = False  # typing's own would make `import percpu` several times as slow
 if TYPE_CHECKING:
@@ -68,6 +78,11 @@ def get_include() -> str:
     if os.path.isdir(installed):
         return installed
     return os.path.join(os.path.dirname(package), "csrc", "include")  # an editable install
+
+
+def __dir__() -> list[str]:
+    """Name what is public: `Info` too, which is imported when it is asked for."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> object:

@@ -133,6 +133,10 @@ def print_schemes(console: Console, options: Options) -> None:
     )
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def _fastest(report: Report, threads: int, among: list[Scheme]) -> Scheme | None:
     return min(among, key=lambda s: report.cost(s.name, threads).median, default=None)
 
@@ -185,7 +189,7 @@ def _print_lost(console: Console, report: Report) -> None:
             adds, lost = report.counts(scheme.name, threads)
             if lost:
                 console.print(
-                    f"{scheme.name} lost {lost:,} of {adds:,} counts with {threads} threads",
+                    f"{scheme.name} lost {lost:,} of {adds:,} counts with {_threads(threads)}",
                     style="red",
                 )
 
@@ -199,7 +203,7 @@ def _print_winner(console: Console, report: Report) -> None:
     if best is None:
         return
     figure = report.cost(best.name, threads).median
-    text = f"Fastest exact scheme with {threads} threads: {best.name}, {number(figure)} ns."
+    text = f"Fastest exact scheme with {_threads(threads)}: {best.name}, {number(figure)} ns."
     if best_fixed not in (None, best):
         figure = report.cost(best_fixed.name, threads).median
         text += (

@@ -150,7 +150,7 @@ class Report:
         exact = {scheme.name for scheme in self.schemes() if scheme.promise == "exact"}
         broken = []
         for run in self.adds + self.reads:
-            who = f"{run.scheme} with {run.threads} threads"
+            who = f"{run.scheme} with {run.threads} thread{'' if run.threads == 1 else 's'}"
             if run.scheme in exact and run.lost:
                 what = "lost" if run.lost > 0 else "made up"
                 broken.append(f"{who} {what} {abs(run.lost):,} of {run.adds:,} counts")

@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from operator import iadd, isub
 
 import pytest
+from together import run_python
 
 from percpu import ClosedError, PerCpuCounter, PerCpuPool, PerCpuVar
 
@@ -41,9 +43,10 @@ def pool_cases() -> list[Case]:
             "stride no power of two",
             lambda: PerCpuPool(8, stride=12345),
             ValueError,
-            "stride must be a power of two, not 12345",
+            r"stride must be a power of two from \d+ to 2\*\*30 bytes, not 12345",
         ),
         ("stride 1024", lambda: PerCpuPool(8, stride=1024), ValueError, "stride .* not 1024"),
+        ("stride 1000", lambda: PerCpuPool(8, stride=1000), ValueError, "power of two .* not 1000"),
         ("stride 0", lambda: PerCpuPool(8, stride=0), ValueError, "stride .* not 0"),
         ("stride -4096", lambda: PerCpuPool(8, stride=-4096), ValueError, "stride .* not -4096"),
         ("stride 2**40", lambda: PerCpuPool(8, stride=2**40), ValueError, "stride .* not 10995"),
@@ -76,7 +79,12 @@ def pool_cases() -> list[Case]:
             "index must be 'cpu' or 'cid', not 'node'",
         ),
         ("index 3", lambda: PerCpuPool(8, index=3), TypeError, "index must be 'cpu' or 'cid'.*3"),
-        ("stride by position", lambda: PerCpuPool(8, 4096), TypeError, "positional"),
+        (
+            "stride by position",
+            lambda: PerCpuPool(8, 4096),
+            TypeError,
+            r"positional .*; stride, cpus, max_ranges and index are keyword-only$",
+        ),
         ("unknown keyword", lambda: PerCpuPool(8, size=3), TypeError, "'size'"),
     ]
 
@@ -139,6 +147,14 @@ def var_cases() -> list[Case]:
         ("set 2**63", lambda: var.__setitem__(0, 2**63), OverflowError, "x must be .*5808"),
         ("set 1.5", lambda: byte.__setitem__(0, 1.5), TypeError, "x must be an int .*1.5"),
         ("delete", lambda: var.__delitem__(0), TypeError, "cannot be deleted"),
+        ("+=", lambda: iadd(var, 1), TypeError, r"use v\.add\(n\): PerCpuVar has no operator \+="),
+        ("-=", lambda: isub(var, 1), TypeError, r"use v\.sub\(n\): PerCpuVar has no operator -="),
+        (
+            "pool by position",
+            lambda: PerCpuVar("q", 0, None),
+            TypeError,
+            r"at most 2 .*; pool is keyword-only$",
+        ),
         ("inc of 2", lambda: var.inc(2), TypeError, "no arguments"),
     ]
 
@@ -185,7 +201,9 @@ def counter_cases() -> list[Case]:
         ("set 0.5", lambda: c.set(0.5), TypeError, "value must be an int, not float 0.5"),
         ("exchange", lambda: c.exchange(too_small), OverflowError, f"value .*not {too_small}"),
         ("compare 1.5", lambda: c.compare(1.5), TypeError, "rhs must be an int or a PerCpuCounter"),
-        ("< 1.5", lambda: c < 1.5, TypeError, "'<' not supported"),
+        ("< '1'", lambda: c < "1", TypeError, "'<' not supported"),
+        ("format", lambda: format(c, "zzz"), ValueError, "[Ff]ormat"),
+        ("format 3", lambda: c.__format__(3), TypeError, "spec must be a str, not int 3"),
         ("+ 1", lambda: c + 1, TypeError, "unsupported operand"),
         ("hash", lambda: hash(c), TypeError, "unhashable"),
         ("10**5000", lambda: c.add(10**5000), OverflowError, "n must be from"),
@@ -209,7 +227,19 @@ def item_cases() -> list[Case]:
         ("address cpu", lambda: item.address(CPUS), IndexError, f"cpu must be .*not {CPUS}"),
         ("address cpu -1", lambda: item.address(cpu=-1), IndexError, "cpu must be .*not -1"),
         ("address 1.0", lambda: item.address(1.0), TypeError, "cpu must be an int, not float 1.0"),
-        ("assign", lambda: item.__setitem__(0, b""), (AttributeError, TypeError), "__setitem__"),
+        (
+            "assign",
+            lambda: item.__setitem__(0, b"x"),
+            TypeError,
+            r"write into the copy: item\[cpu\]\[:n\]",
+        ),
+        ("delete", lambda: item.__delitem__(0), TypeError, "cannot be deleted"),
+        (
+            "init twice",
+            lambda: pool.alloc(b"", b""),
+            TypeError,
+            r"at most 1 positional argument \(2 given\)$",
+        ),
         ("make one", lambda: type(item)(), TypeError, "cannot create"),
     ]
 
@@ -308,3 +338,20 @@ def test_closing_inside_index_is_noticed() -> None:
     for call in (var.read, var.sum, var.min, var.inc):
         with pytest.raises(ClosedError):
             call()
+
+
+def test_a_pool_that_cannot_be_mapped_says_how_large_it_is() -> None:
+    said = run_python(
+        "import percpu, resource\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 36, resource.RLIM_INFINITY))\n"
+        "for stride in (1 << 30, None):\n"
+        "    try:\n"
+        "        percpu.PerCpuPool(1 << 24, stride=stride, cpus=8192)\n"
+        "    except percpu.PoolExhausted as error:\n"
+        "        print(error)\n"
+    )
+    first, second = said.splitlines()
+    assert first.startswith(f"cannot map {2**43} bytes of address space for a pool of 16777216-")
+    assert second.startswith(f"cannot map {2**37} bytes of address space")
+    assert "8192 CPUs: Cannot allocate memory" in first
+    assert "2**46" not in said

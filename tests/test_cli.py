@@ -83,6 +83,13 @@ def test_race_takes_only_the_schemes_it_is_told() -> None:
     assert "Calls from Python" not in done.stdout
 
 
+def test_one_thread_is_no_plural() -> None:
+    done = run("race", "--schemes", "var,racy", "--threads", "1", *TINY, "--no-python")
+    assert done.returncode == 0, done.stderr
+    assert "Fastest exact scheme with 1 thread: var" in done.stdout
+    assert "1 threads" not in done.stdout
+
+
 def test_list_needs_no_run() -> None:
     done = run("race", "--list")
     assert done.returncode == 0

@@ -113,3 +113,42 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = percpu.nothing
     assert set(percpu.__all__) <= {*dir(percpu), "Info"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", percpu.__version__)
+
+
+def test_dir_names_what_is_public() -> None:
+    names = dir(percpu)
+    assert names == sorted(names)
+    assert set(percpu.__all__) <= set(names)
+    assert {"__doc__", "__file__", "__name__"} <= set(names)
+    assert not [n for n in names if n not in percpu.__all__ and not n.startswith("__")]
+    assert all(hasattr(percpu, name) for name in names)
+
+
+def test_sources_that_are_not_built_say_so(tmp_path: Path) -> None:
+    package = tmp_path / "percpu"
+    package.mkdir()
+    source = Path(percpu.__file__).read_text()
+    (package / "__init__.py").write_text(source)
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        # An editable install's finder would find the real extension.
+        "sys.meta_path = [f for f in sys.meta_path if f.__module__.startswith('_frozen')]\n"
+        "try:\n"
+        "    import percpu\n"
+        "except ImportError as error:\n"
+        "    print(type(error).__name__, getattr(error.__cause__, 'name', None), error)\n"
+    )
+    said = run_python(code)
+    assert said.startswith("ImportError percpu._core the extension module of percpu is not built")
+    assert str(package) in said
+    assert "pip install -e ." in said
+    (package / "_core.py").write_text("import percpu_no_such_module")
+    said = run_python(code)
+    assert said == "ModuleNotFoundError None No module named 'percpu_no_such_module'\n"
+
+
+def test_concurrency_ids_are_documented_as_they_are() -> None:
+    assert "number of possible CPUs" in (percpu.current_cid.__doc__ or "")
+    assert "always below the number of threads" not in (percpu.PerCpuPool.__doc__ or "")
+    assert "does not grow" in (percpu.PerCpuCounter.read.__doc__ or "")

@@ -194,6 +194,64 @@ def test_identity_is_equality_except_for_counters() -> None:
     assert PerCpuCounter(-1)
 
 
+def test_a_counter_compares_with_floats_exactly() -> None:
+    c = PerCpuCounter(5)
+    assert c == 5.0
+    assert c != 5.5
+    assert 4.5 < c < 5.5
+    assert not c < 1.5
+    assert c >= 5.0
+    large = PerCpuCounter(2**53 + 1)
+    assert large != float(2**53)  # a float of the sum would be equal
+    assert large > float(2**53)
+    assert c < float("inf")
+    assert c != float("nan")
+    assert not c <= float("nan")
+    c.close()
+    for use in (float, int, "{:,}".format, lambda c: c == 5.0):
+        with pytest.raises(ClosedError):
+            use(c)
+
+
+def test_a_counter_as_a_number() -> None:
+    c = PerCpuCounter(1_234_567, batch=1)
+    assert (int(c), float(c)) == (1_234_567, 1_234_567.0)
+    assert f"{c:,}" == "1,234,567"
+    assert f"{c:>10.1e}" == "   1.2e+06"
+    assert f"{c}" == str(c) == repr(c)
+
+
+def test_compare_takes_what_has_index() -> None:
+    numpy = pytest.importorskip("numpy")
+    c = PerCpuCounter(5)
+    assert [c.compare(numpy.int64(n)) for n in (4, 5, 6)] == [1, 0, -1]
+    assert c == numpy.int64(5)
+    assert c < numpy.float64(5.5)
+
+
+def test_numpy_reads_items_as_the_docstring_says() -> None:
+    np = pytest.importorskip("numpy")
+    item = PerCpuPool(16).alloc(bytes(range(16)))
+    one = np.frombuffer(item[0], np.uint64)
+    firsts = np.asarray(item).view(np.uint64)[:, 0]
+    assert list(firsts) == [one[0]] * CPUS
+    firsts[0] = 7
+    assert (one[0], bytes(item[0][:2])) == (7, b"\x07\x00")
+
+
+@each_object
+def test_what_has_views_says_what_to_do(make: Callable[[], object]) -> None:
+    thing = make()
+    exporter = thing.alloc() if isinstance(thing, PerCpuPool) else thing
+    if isinstance(exporter, PerCpuCounter):
+        with pytest.raises(TypeError):
+            memoryview(exporter)
+        return
+    with memoryview(exporter), pytest.raises(BufferError, match=r"1 .*live: release them first"):
+        thing.close()
+    thing.close()
+
+
 def test_a_closed_counter_equals_itself_no_more() -> None:
     counter = PerCpuCounter()
     counter.close()

@@ -13,6 +13,27 @@ static unsigned count_parameters(const struct percpu_py_signature *signature)
     return count;
 }
 
+/* Whoever gives too many by position most likely meant the next ones. */
+static void raise_too_many(const struct percpu_py_signature *signature, Py_ssize_t nargs)
+{
+    unsigned count = count_parameters(signature);
+    PyObject *names = PyUnicode_FromString("");
+    for (unsigned i = signature->positional; names != NULL && i < count; i++) {
+        const char *between = i == signature->positional ? "; " : i + 1 == count ? " and " : ", ";
+        Py_SETREF(names, PyUnicode_FromFormat("%U%s%s", names, between, signature->parameters[i]));
+    }
+    if (names == NULL)
+        return;
+    unsigned others = count - signature->positional;
+    PyErr_Format(PyExc_TypeError, "%s() takes at most %u positional argument%s (%zd given)%U%s",
+                 signature->callable, signature->positional, signature->positional == 1 ? "" : "s",
+                 nargs, names,
+                 others == 0   ? ""
+                 : others == 1 ? " is keyword-only"
+                               : " are keyword-only");
+    Py_DECREF(names);
+}
+
 static int match_positional(const struct percpu_py_signature *signature, PyObject *const *args,
                             Py_ssize_t nargs, PyObject **values)
 {
@@ -20,9 +41,7 @@ static int match_positional(const struct percpu_py_signature *signature, PyObjec
     for (unsigned i = 0; i < count; i++)
         values[i] = NULL;
     if (nargs > (Py_ssize_t)signature->positional) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %u positional argument%s (%zd given)",
-                     signature->callable, signature->positional,
-                     signature->positional == 1 ? "" : "s", nargs);
+        raise_too_many(signature, nargs);
         return -1;
     }
     for (Py_ssize_t i = 0; i < nargs; i++)

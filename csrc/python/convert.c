@@ -85,6 +85,24 @@ int percpu_py_size(PyObject *obj, const char *name, const char *unit, uint64_t m
     }
 }
 
+int percpu_py_power_of_two(PyObject *obj, const char *name, const char *unit, uint64_t min,
+                           uint64_t max, uint64_t *size)
+{
+    switch (fit(obj, 0, max, size)) {
+    case FITS:
+        if (*size >= min && (*size & (*size - 1)) == 0)
+            return 0;
+        /* fall through */
+    case OUTSIDE:
+        return percpu_py_reject(PyExc_ValueError, name, obj, "a power of two from %llu to 2**%d%s",
+                                (unsigned long long)min, __builtin_ctzll(max), unit);
+    case NOT_AN_INT:
+        return percpu_py_reject(PyExc_TypeError, name, obj, "an int");
+    default:
+        return -1;
+    }
+}
+
 int percpu_py_cpu(PyObject *obj, unsigned cpus, unsigned *cpu)
 {
     uint64_t id = 0;

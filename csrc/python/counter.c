@@ -2,7 +2,7 @@
 /*
  * counter.c - PerCpuCounter. inc() and add() are the fastest thing in the package: the C counter
  * lies in the object, its add is inlined, and one branch asks whether it is closed (module.h).
- * counter_make.c makes and unmakes it, counter_compare.c compares.
+ * counter_make.c makes and unmakes it, counter_number.c is what it does as a number.
  */
 #include "counter.h"
 
@@ -147,7 +147,7 @@ static PyObject *counter_sum(PyObject *op, PyObject *Py_UNUSED(unused))
 PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
                        "Return the approximate value: at most :attr:`error` away from :meth:`sum`\n"
                        "when no add is under way.\n\n"
-                       "Reads one cache line, however many CPUs there are.");
+                       "What it costs does not grow with the number of CPUs.");
 
 static PyObject *counter_read(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -201,22 +201,23 @@ static PyObject *counter_per_cpu(PyObject *op, PyObject *Py_UNUSED(unused))
     return counts;
 }
 
-static PyObject *counter_int(PyObject *op)
-{
-    return counter_sum(op, NULL);
-}
-
 /* comparing and setting ------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(compare_doc,
-             "compare($self, rhs, /)\n--\n\n"
-             "Return -1, 0 or 1 as the value is below, equal to or above `rhs`.\n\n"
-             "`rhs` is an int of any size or a counter. Sums only if :meth:`read` is too close to\n"
-             "`rhs` to tell. The operators ``<``, ``==`` and so on do the same.");
+PyDoc_STRVAR(
+    compare_doc,
+    "compare($self, rhs, /)\n--\n\n"
+    "Return -1, 0 or 1 as the value is below, equal to or above `rhs`.\n\n"
+    "`rhs` is an int of any size, what has ``__index__``, or a counter. Sums only if\n"
+    ":meth:`read` is too close to `rhs` to tell. The operators ``<``, ``==`` and so on do\n"
+    "the same, and compare the sum with floats too.");
 
 static PyObject *counter_compare(PyObject *op, PyObject *rhs)
 {
-    enum percpu_py_comparison result = percpu_py_counter_compare(percpu_py_as_counter(op), rhs);
+    PyObject *number = PyIndex_Check(rhs) ? PyNumber_Index(rhs) : Py_NewRef(rhs);
+    if (number == NULL)
+        return NULL;
+    enum percpu_py_comparison result = percpu_py_counter_compare(percpu_py_as_counter(op), number);
+    Py_DECREF(number);
     if (result == PERCPU_PY_NOT_COMPARABLE)
         percpu_py_reject(PyExc_TypeError, "rhs", rhs, "an int or a PerCpuCounter");
     return result == PERCPU_PY_RAISED || result == PERCPU_PY_NOT_COMPARABLE
@@ -324,6 +325,7 @@ static PyMethodDef counter_methods[] = {
     {"set", counter_set, METH_O, set_doc},
     {"check", counter_check, METH_NOARGS, check_doc},
     {"close", counter_close, METH_NOARGS, close_doc},
+    {"__format__", percpu_py_counter_format, METH_O, percpu_py_counter_format_doc},
     {"__enter__", counter_enter, METH_NOARGS, enter_doc},
     {"__exit__", (PyCFunction)(void (*)(void))counter_exit, METH_FASTCALL, exit_doc},
     {NULL, NULL, 0, NULL},
@@ -373,9 +375,11 @@ PyDoc_STRVAR(
     "Each CPU counts for itself, and adds what it has to a shared total when that reaches\n"
     "`batch`. :meth:`sum` is exact; :meth:`read` is cheap and at most ``(batch - 1) * CPUs``\n"
     "away from it.\n"
-    "``int(c)`` is the sum, ``c += n`` adds, ``c < n`` and so on compare with ints and counters,\n"
-    "``bool(c)`` is whether it is not 0. `pool` is a :class:`PerCpuPool` to take the memory from,\n"
-    "16 bytes on each CPU; None: a pool of the process.\n\n"
+    "``int(c)`` and ``float(c)`` are the sum, and ``f'{c:,}'`` formats it. ``c += n`` adds,\n"
+    "``c < n`` and so on compare with ints, floats and counters, ``bool(c)`` is whether it is\n"
+    "not 0. There is no ``c + n``: for arithmetic take ``c.sum()``. `pool` is a\n"
+    ":class:`PerCpuPool` to take the memory from, 16 bytes on each CPU; None: a pool of the\n"
+    "process.\n\n"
     "Arithmetic is modulo 2**64; a value that fits a signed 64-bit integer is right, whatever the\n"
     "way to it. The algorithm is that of the Linux kernel's ``lib/percpu_counter.c``, but each\n"
     "CPU's word is only ever added to, so that no reader needs a lock to see completed adds.\n\n"
@@ -395,7 +399,8 @@ static PyType_Slot counter_slots[] = {
     {Py_tp_getset, counter_attributes},
     {Py_tp_members, counter_members},
     PERCPU_PY_SLOT(Py_nb_bool, percpu_py_counter_bool),
-    PERCPU_PY_SLOT(Py_nb_int, counter_int),
+    PERCPU_PY_SLOT(Py_nb_int, percpu_py_counter_int),
+    PERCPU_PY_SLOT(Py_nb_float, percpu_py_counter_float),
     PERCPU_PY_SLOT(Py_nb_inplace_add, counter_inplace_add),
     PERCPU_PY_SLOT(Py_nb_inplace_subtract, counter_inplace_subtract),
     {0, NULL},

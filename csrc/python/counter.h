@@ -39,7 +39,7 @@ PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values);
 void percpu_py_counter_give_back(struct percpu_py_counter *self);
 
 /* The sign of self - other; the other two are beyond those. `other` is an int of any size or a
- * counter, or it is not comparable. */
+ * counter, or it is not comparable; compare() makes an int of what has __index__ before. */
 enum percpu_py_comparison {
     PERCPU_PY_BELOW = -1,
     PERCPU_PY_EQUAL = 0,
@@ -50,8 +50,12 @@ enum percpu_py_comparison {
 enum percpu_py_comparison percpu_py_counter_compare(struct percpu_py_counter *self,
                                                     PyObject *other);
 
-/* The slots of the operators: < == and so on, and bool(). */
+/* The slots of the operators: < == and so on, bool(), int(), float(); and __format__(). */
 PyObject *percpu_py_counter_richcompare(PyObject *op, PyObject *other, int operator);
 int percpu_py_counter_bool(PyObject *op);
+PyObject *percpu_py_counter_int(PyObject *op);
+PyObject *percpu_py_counter_float(PyObject *op);
+PyObject *percpu_py_counter_format(PyObject *op, PyObject *spec);
+extern const char percpu_py_counter_format_doc[];
 
 #endif

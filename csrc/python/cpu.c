@@ -36,11 +36,15 @@ static PyObject *current_cpu(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(un
     return PyLong_FromLong(percpu_current_cpu());
 }
 
-PyDoc_STRVAR(current_cid_doc,
-             "current_cid()\n--\n\n"
-             "Return this thread's concurrency id: below the number of threads and of CPUs, and\n"
-             "used by no other thread of the process that runs now.\n\n"
-             "Raises :exc:`OSError` (ENOTSUP) where the kernel gives none: see ``info().mm_cid``.");
+PyDoc_STRVAR(
+    current_cid_doc,
+    "current_cid()\n--\n\n"
+    "Return this thread's concurrency id: below the number of possible CPUs, and used by\n"
+    "no other thread of the process that runs now.\n\n"
+    "Ids are dense while threads run: a few threads share a few low ones. Once threads\n"
+    "have exited, the kernel lets the ids of the others come down late, or never, so an id\n"
+    "may be above the number of threads that are left.\n\n"
+    "Raises :exc:`OSError` (ENOTSUP) where the kernel gives none: see ``info().mm_cid``.");
 
 static PyObject *current_cid(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {

@@ -87,7 +87,9 @@ int percpu_py_item_free(PyObject *op)
         raise_unusable(self);
     else
         PyErr_Format(PyExc_BufferError,
-                     "cannot free an item while %zu memoryviews or arrays of it live", exports);
+                     "cannot free an item while %zu memoryviews or arrays of it live: release them "
+                     "first",
+                     exports);
     return -1;
 }
 
@@ -194,6 +196,15 @@ static PyObject *item_subscript(PyObject *op, PyObject *key)
     if (percpu_py_cpu(key, as_item(op)->pool->geometry.cpus, &cpu) != 0)
         return NULL;
     return view_copy(as_item(op), cpu);
+}
+
+/* An assignment to a whole copy would have to say what becomes of the bytes that it does not name. */
+static int item_assign(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(key), PyObject *value)
+{
+    PyErr_SetString(PyExc_TypeError, value == NULL
+                                         ? "a CPU's copy cannot be deleted"
+                                         : "write into the copy: item[cpu][:n] = n bytes");
+    return -1;
 }
 
 /* For iteration, which ends with IndexError. */
@@ -325,9 +336,12 @@ PyDoc_STRVAR(
     item_doc,
     "An item of a :class:`PerCpuPool`: some bytes, of which each CPU has its own copy.\n\n"
     "``item[cpu]`` is a writable :class:`memoryview` of that CPU's copy, for any CPU. The item\n"
-    "itself is a writable buffer of shape ``(cpus, item_size)``, so ``numpy.asarray(item)`` sees\n"
-    "all copies, and copies none. Both keep the item from being freed. They are plain memory: a\n"
-    "thread that writes another CPU's copy through them races with that CPU.\n\n"
+    "itself is a writable buffer of bytes, of shape ``(cpus, item_size)``. Both keep the item from\n"
+    "being freed. They are plain memory: a thread that writes another CPU's copy through them\n"
+    "races with that CPU. With NumPy, and copying nothing::\n\n"
+    "    np.frombuffer(item[cpu], dtype)            # one CPU's copy\n"
+    "    np.asarray(item).view(dtype)[:, 0]         # the first number of every CPU's copy\n\n"
+    "(`item_size` must be a multiple of the size of `dtype`.)\n\n"
     ":func:`len` is the number of copies. An item that is garbage is freed; so is one at the end\n"
     "of its ``with`` block. :meth:`PerCpuPool.alloc` makes items.");
 
@@ -342,6 +356,7 @@ static PyType_Slot item_slots[] = {
     {Py_tp_members, item_members},
     PERCPU_PY_SLOT(Py_mp_length, item_length),
     PERCPU_PY_SLOT(Py_mp_subscript, item_subscript),
+    PERCPU_PY_SLOT(Py_mp_ass_subscript, item_assign),
     PERCPU_PY_SLOT(Py_sq_item, item_at),
     PERCPU_PY_SLOT(Py_bf_getbuffer, item_getbuffer),
     PERCPU_PY_SLOT(Py_bf_releasebuffer, item_releasebuffer),

@@ -145,6 +145,10 @@ int percpu_py_bits(PyObject *obj, const char *name, const char *of, int64_t min,
 int percpu_py_size(PyObject *obj, const char *name, const char *unit, uint64_t min, uint64_t max,
                    uint64_t *size);
 
+/* A power of two from min to max, which is one; ValueError. `unit` as above. */
+int percpu_py_power_of_two(PyObject *obj, const char *name, const char *unit, uint64_t min,
+                           uint64_t max, uint64_t *size);
+
 /* 0 to cpus - 1; IndexError. */
 int percpu_py_cpu(PyObject *obj, unsigned cpus, unsigned *cpu);
 

@@ -14,6 +14,24 @@ static struct percpu_py_pool *as_pool(PyObject *op)
 
 /* making a pool ------------------------------------------------------------------------------ */
 
+/* percpu_pool_create() failed: what percpu_py_pool_parse() lets through may be too much for the
+ * kernel, and may ask for ids that it does not have. */
+static void raise_not_made(PyTypeObject *type, const struct percpu_pool_attr *attr, int error)
+{
+    size_t stride = attr->stride;
+    if (stride == 0) /* the core's choice */
+        for (stride = (size_t)64 << 10; stride < attr->item_size;)
+            stride *= 2;
+    if (error == ENOTSUP)
+        percpu_py_raise_errno(type, error, "index 'cid' needs mm_cid in the rseq area (Linux 6.3)");
+    else
+        percpu_py_raise_errno(type, error,
+                              "cannot map %zu bytes of address space for a pool of %zu-byte items: "
+                              "strides of %zu bytes for %u CPUs: %s",
+                              stride * attr->cpus, attr->item_size, stride, attr->cpus,
+                              strerror(error));
+}
+
 static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
 {
     struct percpu_pool_attr attr = {0};
@@ -27,15 +45,7 @@ static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
     self->closed = 1;
     self->memory = percpu_pool_create(&attr);
     if (self->memory == NULL) {
-        int error = errno;
-        if (error == ENOTSUP)
-            percpu_py_raise_errno(type, error,
-                                  "index 'cid' needs mm_cid in the rseq area (Linux 6.3)");
-        else
-            percpu_py_raise_errno(type, error,
-                                  "cannot make a pool of %zu-byte items for %u CPUs: %s (the "
-                                  "strides of all CPUs must fit in 2**46 bytes)",
-                                  attr.item_size, attr.cpus, strerror(error));
+        raise_not_made(type, &attr, errno);
         Py_DECREF(self);
         return NULL;
     }
@@ -375,7 +385,7 @@ PyDoc_STRVAR(
     "by default 64 KiB or what holds an item. `cpus` is how many copies an item has: by default,\n"
     "and at least, one for each possible CPU. The pool grows by ranges, of which it may have\n"
     "`max_ranges` (0: no limit). `index` is 'cpu', or 'cid' to choose a thread's copy by its\n"
-    "concurrency id, which is dense: it is always below the number of threads.\n\n"
+    "concurrency id: see :func:`current_cid`.\n\n"
     "Memory costs nothing until a CPU writes it. :func:`len` counts what lives in the pool:\n"
     "items, variables and counters. Leaving a ``with`` block closes the pool.\n\n"
     "Raises :exc:`ValueError` for sizes that are not sane, :exc:`PoolExhausted` where there is\n"

@@ -29,11 +29,7 @@ static bool given(PyObject *value)
 static int stride_argument(PyObject *value, size_t *stride)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (percpu_py_size(value, "stride", " bytes", page, MAX_STRIDE, stride) != 0)
-        return -1;
-    if ((*stride & (*stride - 1)) != 0)
-        return percpu_py_reject(PyExc_ValueError, "stride", value, "a power of two");
-    return 0;
+    return percpu_py_power_of_two(value, "stride", " bytes", page, MAX_STRIDE, stride);
 }
 
 static int index_argument(PyObject *value, enum percpu_index *index)

@@ -57,7 +57,8 @@ int percpu_py_pool_close(struct percpu_py_pool *self)
             return 0;
         if (exports > 0) {
             PyErr_Format(PyExc_BufferError,
-                         "cannot close a pool while %llu memoryviews or arrays of its items live",
+                         "cannot close a pool while %llu memoryviews or arrays of its items live: "
+                         "release them first",
                          (unsigned long long)exports);
             return -1;
         }

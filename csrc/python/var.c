@@ -197,6 +197,19 @@ static PyObject *var_or(PyObject *op, PyObject *mask)
     return bitwise(percpu_py_as_var(op), mask, percpu_py_as_var(op)->ops->or_, "or_");
 }
 
+/* `v += n` reads as if it changed the sum or every copy; add() is what there is. */
+static PyObject *var_inplace_add(PyObject *op, PyObject *Py_UNUSED(n))
+{
+    return PyErr_Format(PyExc_TypeError,
+                        "use v.add(n): %s has no operator +=", percpu_py_type_name(op));
+}
+
+static PyObject *var_inplace_subtract(PyObject *op, PyObject *Py_UNUSED(n))
+{
+    return PyErr_Format(PyExc_TypeError,
+                        "use v.sub(n): %s has no operator -=", percpu_py_type_name(op));
+}
+
 /* all copies --------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(sum_doc,
@@ -208,18 +221,7 @@ PyDoc_STRVAR(sum_doc,
 static PyObject *var_sum(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     struct percpu_py_var *self = percpu_py_as_var(op);
-    if (!percpu_py_var_usable(self))
-        return NULL;
-    if (self->ops->kind == PERCPU_PY_FLOAT) {
-        double sum = 0;
-        for (unsigned cpu = 0; cpu < self->cpus; cpu++)
-            sum += percpu_f64_from_bits(self->ops->get(&self->ptr, cpu));
-        return PyFloat_FromDouble(sum);
-    }
-    uint64_t sum = 0;
-    for (unsigned cpu = 0; cpu < self->cpus; cpu++)
-        sum += self->ops->get(&self->ptr, cpu);
-    return percpu_py_box(self->ops, sum);
+    return percpu_py_var_usable(self) ? percpu_py_box(self->ops, percpu_py_var_total(self)) : NULL;
 }
 
 PyDoc_STRVAR(min_doc, "min($self, /)\n--\n\n"
@@ -260,7 +262,8 @@ static PyObject *var_close(PyObject *op, PyObject *Py_UNUSED(unused))
                                      __ATOMIC_RELAXED) &&
         exports != SIZE_MAX)
         return PyErr_Format(PyExc_BufferError,
-                            "cannot close a variable while %zu memoryviews or arrays of it live",
+                            "cannot close a variable while %zu memoryviews or arrays of it live: "
+                            "release them first",
                             exports);
     percpu_py_point_closed(&self->closed, &percpu_py_shut);
     Py_RETURN_NONE;
@@ -367,6 +370,7 @@ PyDoc_STRVAR(
     "``v[-1]``. :func:`len` is the number of copies, iteration yields them. The variable is a\n"
     "writable buffer of shape ``(cpus,)``: plain memory, so a write through it races with the\n"
     "CPU whose copy it is.\n\n"
+    "``v == w`` is identity, as of any object: compare ``v.sum()`` with numbers.\n\n"
     "Raises :exc:`TypeError`, :exc:`ValueError` for a code that does not exist or a pool whose\n"
     "items are too small, :exc:`OverflowError` for numbers out of the type's range,\n"
     ":exc:`IndexError` for CPUs out of range, :exc:`PoolExhausted`, and :exc:`ClosedError` once\n"
@@ -386,6 +390,8 @@ static PyType_Slot var_slots[] = {
     PERCPU_PY_SLOT(Py_mp_subscript, percpu_py_var_subscript),
     PERCPU_PY_SLOT(Py_mp_ass_subscript, percpu_py_var_assign),
     PERCPU_PY_SLOT(Py_sq_item, percpu_py_var_at),
+    PERCPU_PY_SLOT(Py_nb_inplace_add, var_inplace_add),
+    PERCPU_PY_SLOT(Py_nb_inplace_subtract, var_inplace_subtract),
     PERCPU_PY_SLOT(Py_bf_getbuffer, percpu_py_var_getbuffer),
     PERCPU_PY_SLOT(Py_bf_releasebuffer, percpu_py_var_releasebuffer),
     {0, NULL},

@@ -55,6 +55,9 @@ static inline bool percpu_py_var_argument(struct percpu_py_var *self, const char
     return percpu_py_unbox(self->ops, name, obj, bits) == 0 && percpu_py_var_usable(self);
 }
 
+/* The sum of all copies of an open variable. */
+uint64_t percpu_py_var_total(struct percpu_py_var *self);
+
 /* The least or the greatest copy of an open variable; of doubles, a NaN if there is one. */
 uint64_t percpu_py_var_extreme(struct percpu_py_var *self, bool least);
 

@@ -1,10 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * var_copies.c - all copies of a PerCpuVar: as a sequence, as a buffer, and the extremes.
+ * var_copies.c - all copies of a PerCpuVar: their sum and extremes, as a sequence, as a buffer.
  */
 #include "var.h"
 
 #include <percpu/this_cpu.h>
+
+uint64_t percpu_py_var_total(struct percpu_py_var *self)
+{
+    if (self->ops->kind == PERCPU_PY_FLOAT) {
+        double sum = 0;
+        for (unsigned cpu = 0; cpu < self->cpus; cpu++)
+            sum += percpu_f64_from_bits(self->ops->get(&self->ptr, cpu));
+        return percpu_f64_bits(sum);
+    }
+    uint64_t sum = 0;
+    for (unsigned cpu = 0; cpu < self->cpus; cpu++)
+        sum += self->ops->get(&self->ptr, cpu);
+    return sum;
+}
 
 static bool below(const struct percpu_py_var_ops *ops, uint64_t a, uint64_t b)
 {
