@@ -32,7 +32,7 @@ FLAGS = (
 CORE_FLAGS = ("-DPERCPU_BUILDING_CORE", "-fvisibility=hidden")
 SKIPPED = 77  # exit status of a program that cannot run here; stdout ends with the reason
 DEADLINE = 150  # seconds; the programs have shorter ones of their own
-MODE_ASKED = os.environ.get("PERCPU_RSEQ", "")
+MODE_ASKED = os.environ.get("PERCPU_RSEQ", "") not in ("", "glibc")
 TUNABLES = os.environ.get("GLIBC_TUNABLES", "")
 SLOW_STEPS = "single-stepping through instrumented code takes minutes"
 HANDED_OVER = (
