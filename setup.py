@@ -35,7 +35,6 @@ class BuildWithHeaders(build_py):
         return [(source, target / source.relative_to(ROOT / HEADERS)) for source in sources]
 
     def run(self) -> None:
-        """Copy the headers after everything else."""
         """Copy the modules, then the headers."""
         super().run()
         for source, target in self._copies():
@@ -43,7 +42,6 @@ class BuildWithHeaders(build_py):
             shutil.copyfile(source, target)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """List what was put where, for those who uninstall."""
         """Name what was copied, the headers too."""
         outputs: list[str] = super().get_outputs(include_bytecode)
         return outputs + [str(target) for _, target in self._copies()]

@@ -203,12 +203,8 @@ static enum percpu_outcome run_stack_pop(percpu_ptr p, struct args *a)
 }
 
 static const struct section sections[] = {
-    WORD_ROWS(8, u, NULL)
-    WORD_ROWS(16, u, NULL)
-    WORD_ROWS(32, u, NULL)
-    WORD_ROWS(64, u, NULL)
-    CONSTANTS(CONSTANT_ROWS)
-    {"add_f64", ADD_F64, 8, run_add_f64, NULL},
+    WORD_ROWS(8, u, NULL) WORD_ROWS(16, u, NULL) WORD_ROWS(32, u, NULL) WORD_ROWS(64, u, NULL)
+        CONSTANTS(CONSTANT_ROWS){"add_f64", ADD_F64, 8, run_add_f64, NULL},
     {"add_at", ADD_AT, 8, run_add_at, NULL},
     {"cbne_at", CBNE_AT, 8, run_cbne_at, NULL},
     {"store_store", STORE_STORE, 8, run_store_store, NULL},

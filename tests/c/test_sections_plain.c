@@ -37,9 +37,12 @@ static const struct place {
     uint32_t cpu_id, mm_cid, limit;
     bool cpu_open, cid_open;
 } places[] = {
-    {1, 2, 3, true, true},  {2, 1, 3, true, true},          {0, 3, 4, true, true},
-    {1, 2, 2, true, false}, /* a CPU that nobody counted */ {3, 0, 3, false, true},
-    {1, 2, 0, false, false}, /* the gate is closed */
+    {1, 2, 3, true, true},
+    {2, 1, 3, true, true},
+    {0, 3, 4, true, true},
+    {1, 2, 2, true, false},
+    /* a CPU that nobody counted */ {3, 0, 3, false, true},
+    {1, 2, 0, false, false},                           /* the gate is closed */
     {UINT32_MAX, UINT32_MAX, 4, false, false},         /* not registered */
     {UINT32_MAX - 1, UINT32_MAX - 1, 4, false, false}, /* registration failed */
 };
@@ -77,8 +80,12 @@ static void check_place(const struct section *section, const struct args *argume
         outcome = model(section, duplicate.bytes + at, actual.bytes + at, &expected);
     }
 
-    area = (struct fake_area){.cpu_id_start = 7, .cpu_id = place->cpu_id, .flags = 8,
-                              .node_id = 9, .mm_cid = place->mm_cid, .unused = 10};
+    area = (struct fake_area){.cpu_id_start = 7,
+                              .cpu_id = place->cpu_id,
+                              .flags = 8,
+                              .node_id = 9,
+                              .mm_cid = place->mm_cid,
+                              .unused = 10};
     percpu_runtime.limit = place->limit;
     enum percpu_outcome got = section->run(p, &done);
     cases++;
@@ -118,11 +125,32 @@ static void check_case(const struct section *section, struct args arguments)
 
 /* Borders of every width, as signed and as unsigned numbers. */
 static const uint64_t values[] = {
-    0,          1,           2,           0x55,       0x7f,       0x80,        0xfe,
-    0xff,       0x100,       0x7fff,      0x8000,     0xffff,     0x10000,     0x7fffffff,
-    0x80000000, 0xfffffffe,  0xffffffff,  0x100000000, 0x123456789abcdef0,
-    INT64_MAX,  1ull << 63,  UINT64_MAX - 0x80000000,  UINT64_MAX - 0x7fffffff,
-    UINT64_MAX - 0x7f,       UINT64_MAX - 1,           UINT64_MAX,
+    0,
+    1,
+    2,
+    0x55,
+    0x7f,
+    0x80,
+    0xfe,
+    0xff,
+    0x100,
+    0x7fff,
+    0x8000,
+    0xffff,
+    0x10000,
+    0x7fffffff,
+    0x80000000,
+    0xfffffffe,
+    0xffffffff,
+    0x100000000,
+    0x123456789abcdef0,
+    INT64_MAX,
+    1ull << 63,
+    UINT64_MAX - 0x80000000,
+    UINT64_MAX - 0x7fffffff,
+    UINT64_MAX - 0x7f,
+    UINT64_MAX - 1,
+    UINT64_MAX,
 };
 
 /* What to compare v with: equal, and different in one bit of the word or in its sign. */
@@ -161,9 +189,9 @@ static void check_words(const struct section *section)
 
 static void check_doubles(const struct section *section)
 {
-    const double numbers[] = {0.0,      -0.0,      1.0,         -1.0,          0.1,      1e-300,
-                              DBL_MIN,  DBL_MAX,   -DBL_MAX,    0x1p53,        0x1p-1074, 3.5e17,
-                              INFINITY, -INFINITY, DBL_EPSILON, -DBL_EPSILON / 2};
+    const double numbers[] = {
+        0.0,      -0.0,   1.0,       -1.0,   0.1,      1e-300,    DBL_MIN,     DBL_MAX,
+        -DBL_MAX, 0x1p53, 0x1p-1074, 3.5e17, INFINITY, -INFINITY, DBL_EPSILON, -DBL_EPSILON / 2};
     for (unsigned i = 0; i < COUNT(numbers); i++) {
         for (unsigned j = 0; j < COUNT(numbers); j++) {
             struct args a = {0};
@@ -180,7 +208,9 @@ static void check_store_store(const struct section *section)
 {
     for (unsigned i = 0; i < COUNT(values); i++) {
         for (size_t offset2 = 8; offset2 <= 64; offset2 += 8) {
-            struct args a = {.v = values[i], .x = ~values[i], .offset2 = offset2,
+            struct args a = {.v = values[i],
+                             .x = ~values[i],
+                             .offset2 = offset2,
                              .x2 = values[(i + offset2) % COUNT(values)]};
             check_expectations(section, a);
         }
@@ -194,8 +224,11 @@ static void check_memcpy(const struct section *section)
         source[i] = (char)(i * 101 + 3);
     for (size_t size = 0; size <= 42; size++) {
         for (size_t offset2 = 8; offset2 < 17; offset2++) {
-            struct args a = {.v = 0xfffffffff, .x = size, .offset2 = offset2,
-                             .src = source + offset2 * 3, .size = size};
+            struct args a = {.v = 0xfffffffff,
+                             .x = size,
+                             .offset2 = offset2,
+                             .src = source + offset2 * 3,
+                             .size = size};
             check_expectations(section, a);
         }
     }
@@ -260,7 +293,11 @@ static void check_abort(const struct section *section, char *forbidden)
     static const char source[16] = "sixteen bytes...";
     percpu_ptr p = {forbidden, 64, PERCPU_INDEX_CPU};
     uint64_t v = section->constant != NULL ? *section->constant : 0;
-    struct args a = {.x = 1, .expect = v, .offset2 = 8, .src = source, .size = sizeof source,
+    struct args a = {.x = 1,
+                     .expect = v,
+                     .offset2 = 8,
+                     .src = source,
+                     .size = sizeof source,
                      .old = 0x0123456789abcdef};
     char *copy = percpu_ptr_cpu(p, 1);
     sig_atomic_t before = aborts;

@@ -253,8 +253,9 @@ static void use_root_of_parent(int argc, char **argv, char **environment)
     if (argc == 2)
         percpu_topology_set_root(argv[1]);
 }
-__attribute__((section(".preinit_array"), used)) static void (*const before_constructors)(
-    int, char **, char **) = use_root_of_parent;
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_constructors)(int, char **,
+                                                               char **) = use_root_of_parent;
 
 /* What a child that starts with `below` as its sysfs says about percpu_nr_cpus(); 0 if there can
  * be no child. */

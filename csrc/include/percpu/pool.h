@@ -53,8 +53,9 @@ PERCPU_API void percpu_pool_destroy(struct percpu_pool *pool);
  * Allocate an item: as it was left (alloc), all zeros (zalloc), or with each CPU's copy starting
  * with the `size` bytes at `init` followed by zeros (alloc_init). Returns the address of CPU 0's
  * copy, aligned to the largest power of two that divides item_size (at least 8, at most 64; an
- * item below 8 bytes: item_size rounded up to a power of two). NULL with errno ENOMEM (no memory, or max_ranges reached with no free item on any CPU) or EINVAL (size larger
- * than item_size). An item never handed out before is zero without being touched. Thread-safe.
+ * item below 8 bytes: item_size rounded up to a power of two). NULL with errno ENOMEM (no memory,
+ * or max_ranges reached with no free item on any CPU) or EINVAL (size larger than item_size). An
+ * item never handed out before is zero without being touched. Thread-safe.
  */
 PERCPU_API void *percpu_pool_alloc(struct percpu_pool *pool);
 PERCPU_API void *percpu_pool_zalloc(struct percpu_pool *pool);
