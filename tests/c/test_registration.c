@@ -18,7 +18,7 @@ static uint64_t *copies;
 static percpu_ptr object;
 static unsigned nr_cpus;
 static pthread_key_t early_key, late_key;
-static atomic_uint destructor_runs, detached_done;
+static atomic_uint destructor_runs, detached_done, forgotten;
 
 static uint64_t sum(void)
 {
@@ -34,10 +34,22 @@ static void operations(void)
         percpu_this_inc_u64(object);
 }
 
+/* After the core's own clean-up, and until the next operation, the kernel must not know the area:
+ * it would write into memory that is somebody else's by then. */
+static void check_the_kernel_forgot_us(void)
+{
+    char *area = (char *)__builtin_thread_pointer() + percpu_runtime.area;
+    if (percpu_rseq_info()->mode != PERCPU_MODE_OWN || percpu_cs_id(PERCPU_INDEX_CPU) != UINT32_MAX)
+        return;
+    CHECK(syscall(SYS_rseq, area, 32, 1 /* unregister */, PERCPU_RSEQ_SIGNATURE) == -1);
+    atomic_fetch_add(&forgotten, 1);
+}
+
 /* Runs at thread exit, before or after the core's own clean-up, up to three times a thread. */
 static void at_exit(void *value)
 {
     uintptr_t left = (uintptr_t)value;
+    check_the_kernel_forgot_us();
     operations();
     if (pin(nr_cpus - 1)) /* an id from before the clean-up would be out of date now */
         CHECK(percpu_current_cpu() == (int)nr_cpus - 1);
@@ -166,6 +178,7 @@ int main(int argc, char **argv)
     CHECK(pthread_key_create(&late_key, at_exit) == 0);
     test_operations_in_destructors();
     test_detached_threads();
+    CHECK(forgotten > 0 || percpu_rseq_info()->mode != PERCPU_MODE_OWN);
     test_info();
     return 0;
 }
