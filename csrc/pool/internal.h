@@ -2,10 +2,10 @@
 /*
  * internal.h - the pool's data, and what its files call of each other.
  *
- *   pool.c    attributes, creation, destruction, the pools of the process, fork
- *   range.c   mapping memory, finding an item's range, the free items of a range
- *   cache.c   alloc and free: the CPUs' caches, and what moves between them and the ranges
- *   report.c  statistics and the invariant walker
+ *   pool.c      attributes, creation, destruction, the pools of the process, fork
+ *   range.c     mapping memory, finding an item's range, the free items of a range
+ *   cache.c     alloc and free: the CPUs' caches, and what moves between them and the ranges
+ *   report.c    statistics and the invariant walker
  *   resident.c  which pages are really there
  *
  * An item is in exactly one place: handed out; an entry in one CPU's cache; on its range's stack of

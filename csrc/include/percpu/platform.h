@@ -19,7 +19,7 @@
 #error "percpu needs Linux: restartable sequences and membarrier are Linux system calls"
 #endif
 #if !defined(__GNUC__)
-#error "percpu needs gcc >= 11 or clang >= 16: asm goto with outputs"
+#error "percpu needs gcc >= 11 or clang >= 14: asm goto with outputs"
 #endif
 _Static_assert(sizeof(void *) == 8, "percpu needs a 64-bit process");
 

@@ -14,7 +14,7 @@
 #include "platform.h"
 #include "ptr.h"
 
-/* What to do, in terms of arch.h's pseudo-code. The first seven work on words of 1, 2, 4 or 8
+/* What to do, in terms of arch.h's pseudo-code. The first six work on words of 1, 2, 4 or 8
  * bytes, all others on words of 8. */
 enum percpu_opcode {
     PERCPU_OP_STORE,
