@@ -32,6 +32,8 @@ HEADERS = {
     "this_cpu.h": "rseq",
     "sections.h": "rseq",
     "pool.h": "pool",
+    "pool_set.h": "pool",
+    "report.h": "pool",
     "counter.h": "counter",
     "percpu.h": "everything",
 }

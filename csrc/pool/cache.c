@@ -1,178 +1,234 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cache.c - alloc and free.
+ * cache.c - what is free on each CPU, and what moves between there and the blocks.
  *
- * The fast path is one section on this CPU's cache: a pop, or a push. An empty cache is refilled
- * with CACHE_BATCH entries, a full one gives CACHE_BATCH back, under the pool's lock; meanwhile the
- * thread may change CPU, so each entry goes through a section too. When the ranges have nothing
- * left and may not grow, the caches of all CPUs are drained before an allocation fails.
+ * Each CPU has two stacks: of recycled entries, in whose copies anything may be, and of marked ones
+ * (fresh, or clean). The fast path of pool.h is one section on the first; all else is here. An
+ * empty stack is filled, a full one gives half of itself back, many entries at a time; meanwhile
+ * the thread may change CPU, so each entry goes through a section of its own.
+ *
+ * Clean items are made here too: when none is left, this CPU's recycled entries, with more from the
+ * blocks if they are few, are restored together, because the question which pages CPUs have written
+ * costs as much for one item as for hundreds.
+ *
+ * When the blocks have nothing left, caches of CPUs that no thread of ours runs on are drained
+ * before a range is mapped, and all caches before an allocation fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <string.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include "internal.h"
-#include <percpu/sections.h>
+#include "cache.h"
+#include <percpu/topology.h>
 
-/* Give entries that found no room in a cache back to the ranges. */
-static void put_all(struct percpu_pool *pool, const uint64_t *entries, size_t count)
+enum { ENOUGH_TO_RESTORE = 16 };
+
+int percpu_cache_create(struct percpu_pool *pool)
 {
-    for (size_t i = 0; i < count; i++)
-        percpu_range_put(pool, entries[i]);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    percpu_ptr p = {.stride = (sizeof(struct cache) + page - 1) / page * page,
+                    .index = pool->index};
+    p.base = percpu_map(percpu_nr_cpus() * p.stride, pool->space->name);
+    if (p.base == NULL)
+        return -1;
+    pool->recycled = percpu_ptr_field(p, offsetof(struct cache, recycled_count));
+    pool->marked = percpu_ptr_field(p, offsetof(struct cache, marked_count));
+    return 0;
+}
+
+void percpu_cache_destroy(struct percpu_pool *pool)
+{
+    if (pool->recycled.base != NULL)
+        munmap(pool->recycled.base, percpu_nr_cpus() * pool->recycled.stride);
+}
+
+/* draining ----------------------------------------------------------------------------------- */
+
+static size_t drain_stack(struct percpu_pool *pool, percpu_ptr stack, unsigned cpu)
+{
+    uint64_t entries[CACHE_ENTRIES];
+    if (__atomic_load_n((uint64_t *)percpu_ptr_cpu(stack, cpu), __ATOMIC_RELAXED) == 0)
+        return 0; /* the gate costs microseconds */
+    uint64_t count = percpu_stack_take_all_of(stack, cpu, entries);
+    for (uint64_t i = 0; i < count; i++)
+        if (!pool->robust || percpu_robust_entry(pool, entries[i]))
+            percpu_block_put(pool, entries[i]);
+    return count;
+}
+
+static size_t drain_cpu(struct percpu_pool *pool, unsigned cpu)
+{
+    return drain_stack(pool, pool->recycled, cpu) + drain_stack(pool, pool->marked, cpu);
 }
 
 size_t percpu_cache_drain(struct percpu_pool *pool)
 {
-    uint64_t entries[CACHE_CAPACITY];
     size_t drained = 0;
-    for (unsigned cpu = 0; cpu < pool->cpus; cpu++) {
-        struct cache *cache = percpu_ptr_cpu(pool->caches, cpu);
-        if (__atomic_load_n(&cache->count, __ATOMIC_RELAXED) == 0)
-            continue; /* the gate costs microseconds */
-        uint64_t count = percpu_stack_take_all_of(pool->caches, cpu, entries);
-        put_all(pool, entries, count);
-        drained += count;
-    }
+    for (unsigned cpu = 0; cpu < percpu_nr_cpus(); cpu++)
+        drained += drain_cpu(pool, cpu);
     return drained;
 }
 
 void percpu_pool_drain(struct percpu_pool *pool)
 {
-    pthread_mutex_lock(&pool->lock);
+    percpu_space_lock(pool->space);
     percpu_cache_drain(pool);
-    pthread_mutex_unlock(&pool->lock);
+    percpu_space_unlock(pool->space);
 }
 
-/* Some entries, out of the ranges, a new range, or other CPUs' caches. 0 if there is nothing. */
-static size_t find_entries(struct percpu_pool *pool, uint64_t *entries)
+/* CPUs that are offline, or that neither this thread nor the process's first one may run on: what
+ * they cached would stay there. The kernel's answer leaves out CPUs that are offline. */
+static size_t drain_idle(struct percpu_pool *pool)
 {
-    size_t count = percpu_range_take(pool, entries, CACHE_BATCH);
-    if (count == 0 && percpu_range_add(pool) == 0)
-        count = percpu_range_take(pool, entries, CACHE_BATCH);
+    unsigned long ours[PERCPU_MAX_CPUS / 64] = {0}, first[PERCPU_MAX_CPUS / 64] = {0};
+    size_t drained = 0;
+    if (pool->index != PERCPU_INDEX_CPU ||
+        sched_getaffinity(0, sizeof ours, (cpu_set_t *)ours) != 0 ||
+        sched_getaffinity(getpid(), sizeof first, (cpu_set_t *)first) != 0)
+        return 0;
+    for (unsigned cpu = 0; cpu < percpu_nr_cpus(); cpu++)
+        if (!((ours[cpu / 64] | first[cpu / 64]) >> cpu % 64 & 1))
+            drained += drain_cpu(pool, cpu);
+    return drained;
+}
+
+/* filling ------------------------------------------------------------------------------------ */
+
+/* With the lock held: some entries, out of the blocks, a new range, or CPUs' caches. 0 with errno
+ * if there is nothing. */
+static size_t find_entries(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
+                           enum percpu_from from)
+{
+    size_t count = percpu_block_take(pool, entries, wanted, from);
+    if (count == 0 && drain_idle(pool) > 0)
+        count = percpu_block_take(pool, entries, wanted, from);
+    if (count == 0 && percpu_space_grow(pool->space) == 0)
+        count = percpu_block_take(pool, entries, wanted, from);
+    int error = errno;
     if (count == 0 && percpu_cache_drain(pool) > 0)
-        count = percpu_range_take(pool, entries, CACHE_BATCH);
+        count = percpu_block_take(pool, entries, wanted, from);
+    errno = error;
     return count;
 }
 
-/* An entry when the one attempt at a pop did not give one: pop again, or refill the cache and
- * return one of what came. 0 with errno ENOMEM. */
-static uint64_t PERCPU_COLD take_slowly(struct percpu_pool *pool)
+static percpu_ptr stack_for(const struct percpu_pool *pool, uint64_t entry)
 {
-    uint64_t entries[CACHE_BATCH], entry;
-    if (percpu_stack_pop(pool->caches, &entry))
-        return entry;
-    pthread_mutex_lock(&pool->lock);
-    size_t count = find_entries(pool, entries);
-    pool->refills += count > 0;
-    /* Last first, so that the next allocations get ascending addresses. */
-    while (count > 1 && percpu_stack_push(pool->caches, entries[count - 1], CACHE_CAPACITY))
+    return entry & MARKS ? pool->marked : pool->recycled;
+}
+
+/* Put entries in this CPU's caches, the first on top; back to the blocks what finds no room. */
+static void stash(struct percpu_pool *pool, const uint64_t *entries, size_t count)
+{
+    while (count > 0 && percpu_stack_push(stack_for(pool, entries[count - 1]), entries[count - 1],
+                                          pool->cache_items))
         count--;
-    if (count > 1)
-        put_all(pool, entries + 1, count - 1);
-    pthread_mutex_unlock(&pool->lock);
-    if (count == 0) {
-        errno = ENOMEM;
-        return 0;
+    if (count == 0)
+        return;
+    percpu_space_lock(pool->space);
+    for (size_t i = 0; i < count; i++)
+        percpu_block_put(pool, entries[i]);
+    percpu_space_unlock(pool->space);
+}
+
+static void restore_all(struct percpu_pool *pool, uint64_t *entries, size_t count)
+{
+    percpu_copies_restore(pool, entries, count);
+    __atomic_fetch_add(&pool->restores, count, __ATOMIC_RELAXED);
+    for (size_t i = 0; i < count; i++)
+        entries[i] |= CLEAN;
+}
+
+/* Restore those that are not clean; the order changes. */
+static void make_clean(struct percpu_pool *pool, uint64_t *entries, size_t count)
+{
+    size_t clean = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!(entries[i] & CLEAN))
+            continue;
+        uint64_t entry = entries[clean];
+        entries[clean++] = entries[i];
+        entries[i] = entry;
     }
+    if (clean < count)
+        restore_all(pool, entries + clean, count - clean);
+}
+
+static size_t pop_recycled(struct percpu_pool *pool, uint64_t *entries)
+{
+    size_t count = 0;
+    while (count < pool->cache_items && percpu_stack_pop(pool->recycled, &entries[count]))
+        count++;
+    return count;
+}
+
+/* Fill this CPU's caches and return one of what came; 0 with errno. */
+static uint64_t refill(struct percpu_pool *pool, enum percpu_want want)
+{
+    uint64_t entries[CACHE_ENTRIES + CACHE_ENTRIES / 2];
+    size_t count = want == WANT_CLEAN ? pop_recycled(pool, entries) : 0;
+    if (count < ENOUGH_TO_RESTORE) {
+        percpu_space_lock(pool->space);
+        size_t batch = (pool->cache_items + 1) / 2;
+        size_t found = count == 0 ? find_entries(pool, entries, batch, FROM_ANY)
+                                  : percpu_block_take(pool, entries + count, batch, FROM_ANY);
+        percpu_space_unlock(pool->space);
+        __atomic_fetch_add(&pool->refills, found > 0, __ATOMIC_RELAXED);
+        count += found;
+    }
+    if (count == 0)
+        return 0;
+    if (want == WANT_CLEAN)
+        make_clean(pool, entries, count);
+    stash(pool, entries + 1, count - 1);
     return entries[0];
 }
 
-/* The same for a push: push again, or make room first. */
-static void PERCPU_COLD put_slowly(struct percpu_pool *pool, uint64_t entry)
-{
-    if (percpu_stack_push(pool->caches, entry, CACHE_CAPACITY))
-        return;
-    pthread_mutex_lock(&pool->lock);
-    pool->overflows++;
-    for (int moved = 0; moved < CACHE_BATCH; moved++) {
-        uint64_t other;
-        if (!percpu_stack_pop(pool->caches, &other))
-            break;
-        percpu_range_put(pool, other);
-    }
-    if (!percpu_stack_push(pool->caches, entry, CACHE_CAPACITY))
-        percpu_range_put(pool, entry); /* a full cache again: we changed CPU */
-    pthread_mutex_unlock(&pool->lock);
-}
-
-PERCPU_INLINE uint64_t take_entry(struct percpu_pool *pool)
+uint64_t percpu_cache_take(struct percpu_pool *pool, enum percpu_want want)
 {
     uint64_t entry;
-    if (percpu_likely(percpu_cs_stack_pop(pool->caches, &entry) == PERCPU_COMMITTED))
+    if (want == WANT_ANY && percpu_stack_pop(pool->recycled, &entry))
         return entry;
-    return take_slowly(pool);
+    if (percpu_stack_pop(pool->marked, &entry))
+        return entry;
+    return refill(pool, want);
 }
 
-static void *entry_item(uint64_t entry)
+uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen)
 {
-    return (void *)(uintptr_t)(entry & ~FRESH);
-}
-
-/* Make a copy `size` bytes of `init` and then zeros. Where it is so already, nothing is written:
- * a store would give memory to a CPU that never wrote. */
-static void restore_copy(char *copy, const void *init, size_t size, size_t item_size)
-{
-    if (size > 0 && memcmp(copy, init, size) != 0)
-        memcpy(copy, init, size);
-    size_t at = size;
-    while (at < item_size && copy[at] == 0) {
-        uint64_t word;
-        while (at + sizeof word <= item_size && (memcpy(&word, copy + at, sizeof word), word == 0))
-            at += sizeof word;
-        if (at < item_size && copy[at] == 0)
-            at++;
+    uint64_t entries[CACHE_ENTRIES], other;
+    percpu_space_lock(pool->space);
+    size_t count = find_entries(pool, entries, (pool->cache_items + 1) / 2, FROM_UNFROZEN);
+    if (count > 0) {
+        percpu_block_put(pool, frozen);
+        for (uint64_t i = 0; i < pool->cache_items && percpu_stack_pop(pool->marked, &other); i++)
+            percpu_block_put(pool, other);
     }
-    if (at < item_size)
-        memset(copy + at, 0, item_size - at);
+    percpu_space_unlock(pool->space);
+    if (count == 0)
+        return frozen;
+    make_clean(pool, entries, count);
+    stash(pool, entries + 1, count - 1);
+    return entries[0];
 }
 
-static void restore(const struct percpu_pool *pool, void *item, const void *init, size_t size)
-{
-    for (unsigned cpu = 0; cpu < pool->cpus; cpu++)
-        restore_copy((char *)item + cpu * pool->stride, init, size, pool->item_size);
-}
+/* emptying ----------------------------------------------------------------------------------- */
 
-/* A function of its own, so that it is a tail call and alloc needs no stack frame. */
-static void *PERCPU_COLD alloc_slowly(struct percpu_pool *pool)
+void percpu_cache_put(struct percpu_pool *pool, uint64_t entry)
 {
-    return entry_item(take_slowly(pool));
-}
-
-void *percpu_pool_alloc(struct percpu_pool *pool)
-{
-    uint64_t entry;
-    if (percpu_likely(percpu_cs_stack_pop(pool->caches, &entry) == PERCPU_COMMITTED))
-        return entry_item(entry);
-    return alloc_slowly(pool);
-}
-
-void *percpu_pool_zalloc(struct percpu_pool *pool)
-{
-    uint64_t entry = take_entry(pool);
-    void *item = entry_item(entry);
-    if (item != NULL && !(entry & FRESH))
-        restore(pool, item, NULL, 0);
-    return item;
-}
-
-void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *init, size_t size)
-{
-    if (size > pool->item_size) {
-        errno = EINVAL;
-        return NULL;
-    }
-    void *item = entry_item(take_entry(pool));
-    if (item != NULL)
-        restore(pool, item, init, size);
-    return item;
-}
-
-void percpu_pool_free(struct percpu_pool *pool, void *item)
-{
-    if (percpu_unlikely(item == NULL))
+    percpu_ptr stack = stack_for(pool, entry);
+    if (percpu_stack_push(stack, entry, pool->cache_items))
         return;
-    uint64_t entry = (uintptr_t)item;
-    if (percpu_unlikely(percpu_cs_stack_push(pool->caches, entry, CACHE_CAPACITY) !=
-                        PERCPU_COMMITTED))
-        put_slowly(pool, entry);
+    percpu_space_lock(pool->space);
+    __atomic_fetch_add(&pool->overflows, 1, __ATOMIC_RELAXED);
+    for (uint64_t moved = 0; moved < (pool->cache_items + 1) / 2; moved++) {
+        uint64_t other;
+        if (!percpu_stack_pop(stack, &other))
+            break;
+        percpu_block_put(pool, other);
+    }
+    if (!percpu_stack_push(stack, entry, pool->cache_items))
+        percpu_block_put(pool, entry); /* a full stack again: we changed CPU */
+    percpu_space_unlock(pool->space);
 }

@@ -2,19 +2,36 @@
 /*
  * internal.h - the pool's data, and what its files call of each other.
  *
- *   pool.c      attributes, creation, destruction, the pools of the process, fork
- *   range.c     mapping memory, finding an item's range, the free items of a range
- *   cache.c     alloc and free: the CPUs' caches, and what moves between them and the ranges
- *   report.c    statistics and the invariant walker
- *   resident.c  which pages are really there
+ *   pool.c      attributes, creation, destruction, the pools of the process
+ *   space.c     the ranges that one pool, or the size classes of one set, live in
+ *   map.c       system calls: mapping a range, its file of initial values, guards, nodes, names
+ *   fork.c      the list of all spaces, and what fork() does to them
+ *   block.c     the items of one pool in one range: handing out, taking back
+ *   alloc.c     alloc and free, when one section was not enough
+ *   cache.c     what is free on each CPU, and what moves between there and the blocks
+ *   trim.c      giving memory back
+ *   copies.c    comparing and rewriting the copies of items
+ *   pages.c     which pages are really there
+ *   robust.c    the checks of a robust pool
+ *   report.c    telling somebody about a finding
+ *   check.c     the walker that tests everything
+ *   stats.c     numbers
+ *   set.c       several sizes behind one allocator; size classes
  *
- * An item is in exactly one place: handed out; an entry in one CPU's cache; on its range's stack of
- * free items; or beyond its range's `cut`, never used. For every range: free_count <= cut <=
- * capacity. An entry is the item's address, with FRESH set if it was never handed out, so that
- * all its copies are still zero.
+ * A space owns ranges. A range is cut into units of the stride: one unit for the range of an
+ * ordinary pool, one per page or more for size classes. A block is a run of units with the items of
+ * one pool. An item is in exactly one place: handed out; an entry in one CPU's cache; on its
+ * block's stack of free items; or beyond its block's `cut`, never used.
  *
- * Locking: `lock` guards the ranges and their stacks. The caches need none: sections of their
- * CPUs, and the gate, move entries. The table of ranges is read without the lock: it only grows.
+ *      lists of free items | sites | first unit of each unit's block | blocks | range | base ...
+ *      \________________________________ header_size ________________________________/
+ *
+ * An entry is the item's address and marks: FRESH, never handed out; CLEAN, all copies are equal to
+ * the item's reference: zeros, or in a range populated from a file, what that file holds for it.
+ *
+ * Locking: the space's `lock` guards ranges and blocks. The caches need none: sections of their
+ * CPUs, and the gate, move entries. Whoever took an entry owns the item's copies. The table of
+ * ranges is read without the lock.
  */
 #ifndef PERCPU_POOL_INTERNAL_H
 #define PERCPU_POOL_INTERNAL_H
@@ -22,84 +39,241 @@
 #include <pthread.h>
 
 #include <percpu/pool.h>
+#include <percpu/report.h>
 
-#define RANGE_MAGIC UINT64_C(0x7065726370755230)
-#define FRESH (UINT64_C(1) << 63)       /* in an entry: user space ends below it */
-#define FRESH_INDEX (UINT32_C(1) << 31) /* the same in a range's stack */
+#define RANGE_MAGIC UINT64_C(0x7065726370755231)
+#define FRESH (UINT64_C(1) << 63) /* in an entry: user space ends below them */
+#define CLEAN (UINT64_C(1) << 62)
+#define MARKS (FRESH | CLEAN)
+#define FRESH_INDEX (UINT32_C(1) << 31) /* the same in a block's stack */
+#define CLEAN_INDEX (UINT32_C(1) << 30)
+#define INDEX_MARKS (FRESH_INDEX | CLEAN_INDEX)
 
-enum { CACHE_CAPACITY = 64, CACHE_BATCH = CACHE_CAPACITY / 2 };
+/* Two stacks fill a page: more would cost every CPU another one. */
+enum { CACHE_ENTRIES = 254 };
 
-/* One CPU's cache: a stack of sections.h. */
+/* One CPU's caches: two stacks of sections.h. */
 struct cache {
-    uint64_t count;
-    uint64_t entries[CACHE_CAPACITY];
+    uint64_t recycled_count;
+    uint64_t recycled[CACHE_ENTRIES]; /* entries without marks: anything may be in the copies */
+    uint64_t marked_count;
+    uint64_t marked[CACHE_ENTRIES];
 };
 
-/* Lies before the first stride: at base - pool->header_size. */
+/* What copies hold: `size` bytes, then zeros. */
+struct image {
+    const void *bytes;
+    size_t size;
+};
+
+struct block {
+    struct percpu_pool *pool; /* NULL: the unit is not the first of a block */
+    struct range *range;
+    char *base;                    /* CPU 0's copy of the first item */
+    struct block *previous, *next; /* of the pool, newest first */
+    struct block *next_available;
+    bool available; /* in the list of blocks that may have free items */
+    uint32_t units;
+    uint32_t cut; /* items below it have been handed to a cache once */
+    uint32_t free_count;
+    uint32_t *free_items; /* indices of free items, last in first out */
+    const void **sites;   /* robust: who has each item; NULL: nobody */
+    size_t prepared; /* file of initial values: items that start below this offset are prepared */
+};
+
+/* Lies just before the first stride. */
 struct range {
     uint64_t magic;
-    struct percpu_pool *pool;
+    struct space *space;
     struct range *next;
-    struct range *next_available;
-    size_t number;         /* how many ranges the pool had before it */
-    bool available;        /* in the list of ranges that may have free items */
-    char *base;            /* CPU 0's stride, aligned to the stride */
-    uint32_t cut;          /* items below it have been handed to a cache at least once */
-    uint32_t free_count;   /* entries of free_items */
-    uint32_t free_items[]; /* indices of free items, last in first out */
+    char *base;    /* CPU 0's stride, aligned to the stride */
+    char *initial; /* shared mapping of the file of initial values, or NULL */
+    uint32_t units_used;
+    uint8_t frozen; /* the file is shared with another process since a fork: never write it */
+    uint8_t advice; /* percpu_range_settle() */
 };
 
-/* Which addresses are bases of ranges: open addressing, 0 for an empty slot. */
+/* Which addresses are bases of ranges: open addressing, 0 for an empty slot, 1 for a former one. */
 struct range_table {
-    struct range_table *outgrown; /* readers may still be in it: freed with the pool */
-    size_t mask;
+    struct range_table *outgrown; /* readers may still be in it: freed with the space */
+    size_t mask, used;
     uintptr_t bases[];
 };
 
-struct percpu_pool {
-    percpu_ptr caches; /* read by every alloc and free */
-    struct range_table *table;
-    size_t stride;
-    size_t header_size;
-    unsigned stride_shift;
-    size_t item_size, slot_size, capacity, max_ranges;
-    unsigned cpus;
-    enum percpu_index index;
-    size_t caches_length;
+struct space {
+    size_t stride, usable; /* usable: bytes of a stride before the guard page */
+    unsigned stride_shift, copies;
+    size_t unit_size, units, unit_items; /* unit_items: the most items that a unit can hold */
+    size_t header_size, lists, sites, firsts, blocks; /* offsets in the header, of its arrays */
+    size_t max_ranges;
+    bool initial, robust, guard;
+    char name[64];
+    int *nodes; /* of each copy's CPU; NULL: no placement */
+    int (*range_init)(void *priv, void *memory, size_t length, int cpu);
+    void *priv;
+    bool global;
     pthread_mutex_t lock;
-    struct range *ranges;    /* newest first */
-    struct range *available; /* those that may have free items; all others have none */
-    size_t range_count;
-    uint64_t refills, overflows;
-    struct percpu_pool *next, **link; /* all pools, for fork() */
+    struct range_table *table;
+    struct range *ranges; /* newest first */
+    size_t range_count, making, units_free;
+    unsigned forks;             /* of the process since the space was made */
+    unsigned users;             /* pools in it */
+    struct space *next, **link; /* all spaces, for fork() */
 };
 
-static inline char *range_item(const struct percpu_pool *pool, const struct range *range,
-                               uint32_t index)
+struct percpu_pool {
+    struct percpu_pool_head head; /* for the inlined functions */
+    struct space *space;
+    percpu_ptr recycled, marked; /* the stacks of struct cache */
+    uint64_t cache_items;        /* room that is used of each stack */
+    size_t item_size, slot_size, block_items;
+    uint32_t block_units;
+    enum percpu_index index;
+    bool robust, poisoned, constructed;
+    struct image initial;  /* owned, as are the next two */
+    struct image poison;   /* of freed items, if `poisoned` */
+    struct image prepared; /* what fresh items of a file are given; guarded by the lock */
+    int (*ctor)(void *priv, void *item);
+    void (*dtor)(void *priv, void *item);
+    void (*report)(void *priv, const struct percpu_report *report);
+    void *priv;
+    struct block *blocks, *available; /* available: those that may have free items */
+    size_t block_count;
+    uint64_t refills, overflows, restores, aborts; /* atomics */
+};
+
+static inline void percpu_space_lock(struct space *space)
 {
-    return range->base + index * pool->slot_size;
+    pthread_mutex_lock(&space->lock);
 }
 
-/* Anonymous private memory without huge pages, or NULL with errno ENOMEM. */
-void *percpu_map(size_t length);
+static inline void percpu_space_unlock(struct space *space)
+{
+    pthread_mutex_unlock(&space->lock);
+}
 
-/* With the lock held: one more range. 0, or -1 with errno ENOMEM. */
-int percpu_range_add(struct percpu_pool *pool);
-void percpu_range_unmap(struct percpu_pool *pool, struct range *range);
+static inline void *entry_item(uint64_t entry)
+{
+    return (void *)(uintptr_t)(entry & ~MARKS);
+}
 
-/* The range of an item of the pool, by mask. */
-struct range *percpu_range_of(const struct percpu_pool *pool, uintptr_t item);
+static inline char *block_item(const struct block *block, size_t index)
+{
+    return block->base + index * block->pool->slot_size;
+}
 
-/* With the lock held: move up to `wanted` entries out of the ranges. Returns how many. */
-size_t percpu_range_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted);
+static inline size_t block_index(const struct block *block, const void *item)
+{
+    return (size_t)((const char *)item - block->base) / block->pool->slot_size;
+}
 
-/* With the lock held: put an entry back on its range's stack. */
-void percpu_range_put(struct percpu_pool *pool, uint64_t entry);
+/* The range of an item, by mask. */
+static inline struct range *percpu_range_of(const void *item, size_t stride)
+{
+    return (struct range *)((uintptr_t)item & ~(uintptr_t)(stride - 1)) - 1;
+}
 
-/* percpu_pool_drain() with the lock held. Returns how many items came back. */
+static inline size_t percpu_copies_length(const struct space *space)
+{
+    return space->copies * space->stride;
+}
+
+/* map.c: memory, or NULL with errno. */
+void *percpu_map(size_t length, const char *name);
+struct range *percpu_range_map(struct space *space);
+void percpu_range_unmap(struct range *range);
+size_t percpu_range_length(const struct space *space);
+/* Wait until no page fault of the range is under way that began before. Takes the lock. */
+void percpu_range_settle(struct range *range);
+
+/* space.c */
+struct space *percpu_space_create(const struct percpu_pool_attr *attr, size_t unit_size,
+                                  size_t min_slot);
+void percpu_space_release(struct space *space);
+/* With the lock held, which a callback makes it drop for a while: one more range. 0, or -1. */
+int percpu_space_grow(struct space *space);
+/* With the lock held: a new block for `pool`, if some range has `units` in a row. */
+struct block *percpu_space_block(struct space *space, struct percpu_pool *pool);
+void percpu_space_end_block(struct block *block);
+/* With the lock held: take the range out. */
+void percpu_space_unlink(struct space *space, struct range *range);
+/* The block that `address` lies in, whosever it is; NULL. `trusted`: it is in the space. */
+struct block *percpu_block_at(const struct space *space, const void *address);
+struct block *percpu_block_of(const struct space *space, const void *item);
+
+/* fork.c */
+int percpu_fork_handlers(void);
+void percpu_space_enlist(struct space *space);
+void percpu_space_delist(struct space *space);
+/* The pool of any space whose block `address` lies in; NULL. Advice for a report only. */
+const struct percpu_pool *percpu_pool_anywhere(const void *address);
+
+/* block.c, with the lock held: move up to `wanted` entries out of the blocks; put one back. */
+enum percpu_from { FROM_ANY, FROM_UNFROZEN };
+size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
+                         enum percpu_from from);
+/* One more block, if some range has room for it. */
+bool percpu_block_add(struct percpu_pool *pool);
+/* Make the list of blocks that may have free items anew. */
+void percpu_block_relist(struct percpu_pool *pool);
+void percpu_block_put(struct percpu_pool *pool, uint64_t entry);
+
+/* cache.c */
+int percpu_cache_create(struct percpu_pool *pool);
+void percpu_cache_destroy(struct percpu_pool *pool);
+/* With the lock held: drain all CPUs' caches. Returns how many items came back. */
 size_t percpu_cache_drain(struct percpu_pool *pool);
 
-/* How many of the `length` bytes at `start`, whole pages, are in memory. */
-size_t percpu_resident(const char *start, size_t length);
+/* copies.c. The items are the caller's. */
+/* Make every item's copies equal to its reference. */
+void percpu_copies_restore(struct percpu_pool *pool, uint64_t *entries, size_t count);
+/* Make the copies of one item equal to `image`, and its reference too where that can be. */
+void percpu_copies_set(struct percpu_pool *pool, uint64_t entry, struct image image);
+/* Whether an item's reference is `image`. */
+bool percpu_copies_refer(const struct percpu_pool *pool, const void *item, struct image image);
+/* A byte in [start, end) of some copy that is not as in `image` (NULL: the reference). */
+struct difference {
+    int copy;
+    size_t offset;
+    uint8_t expected, found;
+};
+bool percpu_copies_differ(struct percpu_pool *pool, const void *item, const struct image *image,
+                          size_t start, size_t end, struct difference *difference);
+
+/* pages.c: call `visit` for each run of pages that a copy has of its own, offsets in the stride.
+ * False if the kernel cannot tell. */
+typedef void percpu_pages_visit(void *context, unsigned copy, size_t start, size_t end);
+bool percpu_pages_walk(const struct range *range, percpu_pages_visit *visit, void *context);
+/* How many of the `length` bytes at `start`, whole pages, are in memory; `own`: and not a file's. */
+size_t percpu_resident(const char *start, size_t length, bool own);
+/* The same for each page: see percpu_pool_pages(). */
+size_t percpu_resident_pages(const char *start, size_t length, bool own, unsigned char *flags,
+                             size_t pages);
+
+/* robust.c. alloc: whether the item may be handed out. free: whether it may be taken back. */
+bool percpu_robust_alloc(struct percpu_pool *pool, uint64_t entry, const void *site);
+void percpu_robust_withdraw(struct percpu_pool *pool, void *item);
+bool percpu_robust_free(struct percpu_pool *pool, void *item);
+void percpu_robust_destroy(struct percpu_pool *pool);
+/* Whether an entry can be one; in any pool. */
+bool percpu_robust_entry(struct percpu_pool *pool, uint64_t entry);
+/* The findings, without telling anybody. */
+bool percpu_robust_free_item(struct percpu_pool *pool, uint64_t entry,
+                             struct percpu_report *report);
+bool percpu_robust_live_item(struct percpu_pool *pool, const void *item,
+                             struct percpu_report *report);
+
+/* report.c: tell somebody; or while this thread catches, keep the first report. */
+void percpu_report(const struct percpu_pool *pool, struct percpu_report *report);
+void percpu_report_catch(struct percpu_report *report);
+
+/* trim.c: run dtor for the block's free items that were constructed. */
+void percpu_block_destruct(struct percpu_pool *pool, const struct block *block);
+
+/* pool.c: a pool in `space`, which it takes over; NULL with errno, and the space is released. */
+struct percpu_pool *percpu_pool_make(const struct percpu_pool_attr *attr, struct space *space,
+                                     uint32_t block_units);
+/* Fill in the defaults. 0, or -1 with errno EINVAL or ENOTSUP. */
+int percpu_pool_complete(struct percpu_pool_attr *attr);
 
 #endif

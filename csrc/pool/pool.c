@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * pool.c - attributes, creation and destruction; the pools that the process shares; fork.
- *
- * fork() takes the lock of every pool (after the registry's, before the gate's), so that the child
- * finds each pool in one piece. Items that another thread was just allocating or freeing at that
- * moment are lost to the child: it holds them in no hand.
- */
+/* pool.c - attributes, creation and destruction; the pools that the process shares. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,52 +11,11 @@
 #include <percpu/topology.h>
 
 #define DEFAULT_STRIDE ((size_t)64 << 10)
-#define MAX_STRIDE ((size_t)1 << 30) /* an index fits the 31 bits beside FRESH_INDEX */
+#define DEFAULT_CACHE_BYTES ((size_t)64 << 10)
+#define MAX_STRIDE ((size_t)1 << 30) /* an index fits beside the marks */
 #define MAX_RANGE ((size_t)1 << 46)
 
-static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
-static struct percpu_pool *pools;
-static pthread_once_t handlers = PTHREAD_ONCE_INIT;
-static int handlers_error;
-
-static void before_fork(void)
-{
-    pthread_mutex_lock(&registry);
-    for (struct percpu_pool *pool = pools; pool != NULL; pool = pool->next)
-        pthread_mutex_lock(&pool->lock);
-}
-
-static void after_fork(void)
-{
-    for (struct percpu_pool *pool = pools; pool != NULL; pool = pool->next)
-        pthread_mutex_unlock(&pool->lock);
-    pthread_mutex_unlock(&registry);
-}
-
-static void install_handlers(void)
-{
-    handlers_error = pthread_atfork(before_fork, after_fork, after_fork);
-}
-
-static void enlist(struct percpu_pool *pool)
-{
-    pthread_mutex_lock(&registry);
-    pool->next = pools;
-    pool->link = &pools;
-    if (pools != NULL)
-        pools->link = &pool->next;
-    pools = pool;
-    pthread_mutex_unlock(&registry);
-}
-
-static void delist(struct percpu_pool *pool)
-{
-    pthread_mutex_lock(&registry);
-    *pool->link = pool->next;
-    if (pool->next != NULL)
-        pool->next->link = pool->link;
-    pthread_mutex_unlock(&registry);
-}
+enum { REDZONE = 8 }; /* bytes behind an item of a robust pool, at least */
 
 static size_t round_up(size_t n, size_t to)
 {
@@ -78,84 +32,178 @@ static size_t power_of_two_from(size_t n)
 }
 
 /* An item's size with the padding that keeps its neighbour aligned: see percpu_pool_alloc(). */
-static size_t slot_size(size_t item_size)
+static size_t slot_size(size_t item_size, bool robust)
 {
+    size_t redzone = robust ? REDZONE : 0;
     if (item_size < 8)
-        return power_of_two_from(item_size);
+        return robust ? 8 + REDZONE : power_of_two_from(item_size);
     size_t natural = item_size & -item_size; /* the largest power of two that divides it */
-    return round_up(item_size, natural < 8 ? 8 : natural < 64 ? natural : 64);
+    return round_up(item_size + redzone, natural < 8 ? 8 : natural < 64 ? natural : 64);
 }
 
-static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr)
+/* attributes --------------------------------------------------------------------------------- */
+
+static int invalid(void)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    pool->item_size = attr->item_size;
-    pool->max_ranges = attr->max_ranges;
-    pool->cpus = attr->cpus != 0 ? attr->cpus : percpu_nr_cpus();
-    pool->index = attr->index != 0 ? attr->index : PERCPU_INDEX_CPU;
-    if (percpu_index_check(pool->index) != 0)
-        return -1;
-    if (attr->item_size == 0 || attr->item_size > MAX_STRIDE)
-        goto invalid;
-    pool->slot_size = slot_size(attr->item_size);
-    pool->stride = attr->stride;
-    if (pool->stride == 0) {
-        pool->stride = power_of_two_from(pool->slot_size);
-        if (pool->stride < DEFAULT_STRIDE)
-            pool->stride = DEFAULT_STRIDE;
-    }
-    if (pool->stride < page || pool->stride > MAX_STRIDE ||
-        (pool->stride & (pool->stride - 1)) != 0 || pool->slot_size > pool->stride)
-        goto invalid;
-    if (pool->cpus < percpu_nr_cpus() || pool->cpus > PERCPU_MAX_CPUS ||
-        pool->cpus > MAX_RANGE / pool->stride)
-        goto invalid;
-    pool->capacity = pool->stride / pool->slot_size;
-    pool->header_size = round_up(sizeof(struct range) + pool->capacity * sizeof(uint32_t), page);
-    pool->stride_shift = (unsigned)__builtin_ctzll(pool->stride);
-    return 0;
-invalid:
     errno = EINVAL;
     return -1;
 }
 
+static bool name_is_good(const char *name)
+{
+    if (name == NULL)
+        return true;
+    size_t length = strlen(name);
+    for (size_t i = 0; i < length; i++)
+        if (name[i] < ' ' || name[i] > '~' || strchr("[]\\$`", name[i]) != NULL)
+            return false;
+    return length <= 63;
+}
+
+/* The kernel's limits on a name are those of map.c's prctl(). */
+static bool choices_are_good(const struct percpu_pool_attr *attr)
+{
+    return (attr->populate == PERCPU_POPULATE_ZERO || attr->populate == PERCPU_POPULATE_INIT) &&
+           attr->init_size <= attr->item_size && (attr->init != NULL || attr->init_size == 0) &&
+           (attr->constructed || (attr->ctor == NULL && attr->dtor == NULL)) &&
+           !(attr->constructed && attr->poison_set) && name_is_good(attr->name);
+}
+
+static int complete_sizes(struct percpu_pool_attr *attr)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), guard = attr->guard ? page : 0;
+    if (attr->item_size == 0 || attr->item_size > MAX_STRIDE || attr->slot_size > MAX_STRIDE)
+        return invalid();
+    if (attr->slot_size == 0)
+        attr->slot_size = slot_size(attr->item_size, attr->robust);
+    else if (attr->slot_size < attr->item_size || attr->slot_size % 8 != 0)
+        return invalid();
+    if (attr->stride == 0) {
+        attr->stride = power_of_two_from(attr->slot_size + guard);
+        if (attr->stride < DEFAULT_STRIDE)
+            attr->stride = DEFAULT_STRIDE;
+    }
+    if (attr->stride < page || attr->stride > MAX_STRIDE ||
+        (attr->stride & (attr->stride - 1)) != 0 || attr->slot_size + guard > attr->stride)
+        return invalid();
+    return 0;
+}
+
+int percpu_pool_complete(struct percpu_pool_attr *attr)
+{
+    unsigned least = attr->global ? 1 : percpu_nr_cpus();
+    attr->cpus = attr->cpus != 0 ? attr->cpus : least;
+    attr->index = attr->index != 0 ? attr->index : PERCPU_INDEX_CPU;
+    attr->cache_bytes = attr->cache_bytes != 0 ? attr->cache_bytes : DEFAULT_CACHE_BYTES;
+    if (percpu_index_check(attr->index) != 0)
+        return -1;
+    if (!choices_are_good(attr) || complete_sizes(attr) != 0 || attr->cpus < least ||
+        attr->cpus > PERCPU_MAX_CPUS || attr->cpus > MAX_RANGE / attr->stride)
+        return invalid();
+    return 0;
+}
+
+/* creation ----------------------------------------------------------------------------------- */
+
+/* Room for a whole item, that holds `size` bytes of `bytes`. 0, or -1. */
+static int copy_image(struct image *image, const void *bytes, size_t size, size_t item_size)
+{
+    char *copy = calloc(1, item_size);
+    if (copy == NULL)
+        return -1;
+    if (size > 0)
+        memcpy(copy, bytes, size);
+    *image = (struct image){copy, size};
+    /* cppcheck-suppress memleak ; the pool frees its images */
+    return 0;
+}
+
+static int make_poison(struct percpu_pool *pool, uint64_t poison)
+{
+    if (copy_image(&pool->poison, NULL, 0, pool->item_size) != 0)
+        return -1;
+    for (size_t i = 0; i < pool->item_size; i++)
+        ((uint8_t *)(uintptr_t)pool->poison.bytes)[i] = ((const uint8_t *)&poison)[i % 8];
+    pool->poison.size = pool->item_size;
+    return 0;
+}
+
+/* What the inlined functions see. In a pool that must look at every item they find this, which is
+ * empty and full. */
+static void set_head(struct percpu_pool *pool)
+{
+    static uint64_t nothing;
+    if (pool->robust || pool->poisoned) {
+        pool->head.recycled = (percpu_ptr){(char *)&nothing, 0, pool->index};
+        return;
+    }
+    pool->head.recycled = pool->recycled;
+    pool->head.capacity = pool->cache_items;
+}
+
+static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr)
+{
+    size_t items = attr->cache_bytes / attr->slot_size / 2; /* there are two stacks */
+    pool->cache_items = items < 1 ? 1 : items > CACHE_ENTRIES ? CACHE_ENTRIES : items;
+    pool->item_size = attr->item_size;
+    pool->slot_size = attr->slot_size;
+    pool->block_items = pool->block_units * pool->space->unit_size / pool->slot_size;
+    pool->index = attr->index;
+    pool->robust = attr->robust;
+    pool->poisoned = attr->poison_set;
+    pool->constructed = attr->constructed;
+    pool->ctor = attr->ctor;
+    pool->dtor = attr->dtor;
+    pool->report = attr->report;
+    pool->priv = attr->priv;
+    if (copy_image(&pool->initial, attr->init, attr->init_size, pool->item_size) != 0 ||
+        copy_image(&pool->prepared, attr->init, attr->init_size, pool->item_size) != 0 ||
+        (pool->poisoned && make_poison(pool, attr->poison) != 0) || percpu_cache_create(pool) != 0)
+        return -1;
+    set_head(pool);
+    return 0;
+}
+
 static void release(struct percpu_pool *pool)
 {
-    for (struct range *range = pool->ranges, *next; range != NULL; range = next) {
-        next = range->next;
-        percpu_range_unmap(pool, range);
-    }
-    for (struct range_table *table = pool->table, *outgrown; table != NULL; table = outgrown) {
-        outgrown = table->outgrown;
-        free(table);
-    }
-    if (pool->caches.base != NULL)
-        munmap(pool->caches.base, pool->caches_length);
-    pthread_mutex_destroy(&pool->lock);
+    percpu_cache_destroy(pool);
+    percpu_space_release(pool->space);
+    free((void *)(uintptr_t)pool->initial.bytes);
+    free((void *)(uintptr_t)pool->prepared.bytes);
+    free((void *)(uintptr_t)pool->poison.bytes);
     free(pool);
 }
 
-struct percpu_pool *percpu_pool_create(const struct percpu_pool_attr *attr)
+struct percpu_pool *percpu_pool_make(const struct percpu_pool_attr *attr, struct space *space,
+                                     uint32_t block_units)
 {
-    pthread_once(&handlers, install_handlers);
-    struct percpu_pool *pool = handlers_error == 0 ? calloc(1, sizeof *pool) : NULL;
+    struct percpu_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL) {
+        percpu_space_release(space);
         errno = ENOMEM;
         return NULL;
     }
-    pthread_mutex_init(&pool->lock, NULL);
-    if (fill_in(pool, attr) != 0)
-        goto failed;
-    size_t cache_stride = round_up(sizeof(struct cache), (size_t)sysconf(_SC_PAGESIZE));
-    pool->caches_length = pool->cpus * cache_stride;
-    pool->caches.stride = cache_stride;
-    pool->caches.index = pool->index;
-    pool->caches.base = percpu_map(pool->caches_length);
-    if (pool->caches.base == NULL || percpu_range_add(pool) != 0)
-        goto failed;
-    enlist(pool);
-    return pool;
-failed:;
+    pool->space = space;
+    pool->block_units = block_units;
+    if (fill_in(pool, attr) == 0)
+        return pool;
+    release(pool);
+    errno = ENOMEM;
+    return NULL;
+}
+
+struct percpu_pool *percpu_pool_create(const struct percpu_pool_attr *given)
+{
+    struct percpu_pool_attr attr = *given;
+    if (percpu_pool_complete(&attr) != 0)
+        return NULL;
+    struct space *space = percpu_space_create(&attr, 0, attr.slot_size);
+    if (space == NULL)
+        return NULL;
+    space->users = 1;
+    struct percpu_pool *pool = percpu_pool_make(&attr, space, 1);
+    if (pool == NULL || attr.lazy || percpu_pool_reserve(pool, 1) == 0)
+        return pool;
     int error = errno;
     release(pool);
     errno = error;
@@ -166,25 +214,83 @@ void percpu_pool_destroy(struct percpu_pool *pool)
 {
     if (pool == NULL)
         return;
-    delist(pool);
+    if (pool->robust)
+        percpu_robust_destroy(pool);
+    if (pool->dtor != NULL) {
+        percpu_pool_drain(pool);
+        for (struct block *block = pool->blocks; block != NULL; block = block->next)
+            percpu_block_destruct(pool, block);
+    }
     release(pool);
+}
+
+/* The units of other classes' blocks stay; those of this pool's are free for them. */
+int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
+{
+    size_t found = 0;
+    int result = 0;
+    percpu_space_lock(pool->space);
+    for (struct block *block = pool->blocks; block != NULL; block = block->next)
+        found += block->free_count + (pool->block_items - block->cut);
+    while (found < items && result == 0) {
+        if (percpu_block_add(pool))
+            found += pool->block_items;
+        else
+            result = percpu_space_grow(pool->space);
+    }
+    percpu_space_unlock(pool->space);
+    return result;
+}
+
+/* about a pool ------------------------------------------------------------------------------- */
+
+bool percpu_pool_owns(const struct percpu_pool *pool, const void *item)
+{
+    const struct block *block = percpu_block_at(pool->space, item);
+    if (block == NULL || block->pool != pool)
+        return false;
+    size_t offset = (size_t)((const char *)item - block->base);
+    return offset % pool->slot_size == 0 && offset / pool->slot_size < pool->block_items;
+}
+
+struct percpu_pool *percpu_pool_of(const void *item, size_t stride)
+{
+    const struct range *range = percpu_range_of(item, stride);
+    return percpu_block_of(range->space, item)->pool;
 }
 
 percpu_ptr percpu_pool_ptr(const struct percpu_pool *pool, void *item)
 {
-    return (percpu_ptr){.base = item, .stride = pool->stride, .index = pool->index};
+    return (percpu_ptr){
+        .base = pool->space->global ? NULL : item,
+        .stride = pool->space->stride,
+        .index = pool->index,
+    };
+}
+
+const char *percpu_pool_name(const struct percpu_pool *pool)
+{
+    return pool->space->name;
 }
 
 void percpu_pool_geometry(const struct percpu_pool *pool, struct percpu_pool_geometry *geometry)
 {
+    const struct space *space = pool->space;
     *geometry = (struct percpu_pool_geometry){
         .item_size = pool->item_size,
         .slot_size = pool->slot_size,
-        .stride = pool->stride,
-        .capacity = pool->capacity,
-        .max_ranges = pool->max_ranges,
-        .cpus = pool->cpus,
+        .stride = space->stride,
+        .capacity = pool->block_items,
+        .max_ranges = space->max_ranges,
+        .cache_items = 2 * pool->cache_items,
+        .header_size = space->header_size,
+        .cpus = space->copies,
         .index = pool->index,
+        .populate = space->initial ? PERCPU_POPULATE_INIT : PERCPU_POPULATE_ZERO,
+        .global = space->global,
+        .robust = pool->robust,
+        .guard = space->guard,
+        .constructed = pool->constructed,
     };
 }
 

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <percpu/report.h>
+
 static struct percpu_py_pool *as_pool(PyObject *op)
 {
     return (struct percpu_py_pool *)op;
@@ -213,10 +215,11 @@ static PyObject *pool_check(PyObject *op, PyObject *Py_UNUSED(unused))
     struct percpu_py_pool *self = as_pool(op);
     if (percpu_py_pool_hold(self) != 0)
         return NULL;
-    const char *broken = percpu_pool_check(self->memory);
+    struct percpu_report report;
+    int result = percpu_pool_check(self->memory, &report);
     percpu_py_pool_release(self);
-    if (broken != NULL)
-        return percpu_py_raise(Py_TYPE(op), PERCPU_PY_CORRUPTION, "%s", broken);
+    if (result != 0)
+        return percpu_py_raise(Py_TYPE(op), PERCPU_PY_CORRUPTION, "%s", report.detail);
     Py_RETURN_NONE;
 }
 

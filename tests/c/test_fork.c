@@ -14,6 +14,7 @@
 #include <percpu/percpu.h>
 
 #include "slow_word.h"
+#include "pool_check.h"
 #include "threads.h"
 
 enum { WORKERS = 6, FORKS = 25, CHILD_ADDS = 1000 };
@@ -122,7 +123,7 @@ static void child(uint64_t low, unsigned generation)
     }
     for (unsigned i = 0; i < 300; i++)
         percpu_pool_free(pool, items[i]);
-    CHECK(percpu_pool_check(pool) == NULL);
+    CHECK(pool_broken(pool) == NULL);
     struct percpu_pool *another = percpu_pool_create(&(struct percpu_pool_attr){.item_size = 8});
     CHECK(another != NULL);
     percpu_pool_destroy(another);
@@ -195,7 +196,7 @@ static void test_storm(void (*last)(struct worker *))
     CHECK(sum(word) == atomic_load(&finished));
     const char *broken = percpu_counter_check(&counter);
     CHECK_CASE(broken == NULL, "%s", broken);
-    broken = percpu_pool_check(pool);
+    broken = pool_broken(pool);
     CHECK_CASE(broken == NULL, "%s", broken);
     struct percpu_pool_stats stats;
     percpu_pool_stats(pool, &stats);

@@ -8,6 +8,7 @@
 
 #include <percpu/percpu.h>
 
+#include "pool_check.h"
 #include "threads.h"
 
 enum { ITEMS = 400, ITEM = 64 };
@@ -50,7 +51,7 @@ static unsigned life_of_a_pool(int after, size_t page)
         CHECK(*items[i] == 0);
         *items[i] = i + 1;
     }
-    CHECK(percpu_pool_check(pool) == NULL);
+    CHECK(pool_broken(pool) == NULL);
     percpu_pool_fail_maps(-1);
     for (uint64_t i = 0; i < ITEMS; i++) {
         if (items[i] == NULL) {
@@ -63,7 +64,7 @@ static unsigned life_of_a_pool(int after, size_t page)
         CHECK(*items[i] == i + 1);
         percpu_pool_free(pool, items[i]);
     }
-    CHECK(percpu_pool_check(pool) == NULL);
+    CHECK(pool_broken(pool) == NULL);
     percpu_pool_destroy(pool);
     return failures;
 }

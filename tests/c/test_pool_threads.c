@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <percpu/percpu.h>
 
+#include "pool_check.h"
 #include "threads.h"
 
 enum { WORKERS = 6, HELD = 300, QUEUE = 256, ITEM = 32 };
@@ -163,12 +164,12 @@ static void test_workers(void (*const *bodies)(struct worker *), unsigned kinds)
         give_back(item, 1000);
         atomic_fetch_add(&consumed, 1);
     }
-    const char *broken = percpu_pool_check(pool);
+    const char *broken = pool_broken(pool);
     CHECK_CASE(broken == NULL, "%s", broken);
     percpu_pool_stats(pool, &stats);
     CHECK_CASE(stats.live == 1, "%zu live", stats.live); /* the handler's */
     percpu_pool_drain(pool);
-    CHECK(percpu_pool_check(pool) == NULL);
+    CHECK(pool_broken(pool) == NULL);
 }
 
 /* Exhausted in every thread at once, the pool refuses, and every item comes back. */

@@ -5,6 +5,8 @@
 
 #include "counter.h"
 #include "pool.h"
+#include "pool_set.h"
+#include "report.h"
 #include "rseq.h"
 #include "sections.h"
 #include "this_cpu.h"

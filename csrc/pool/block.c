@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/* block.c - the items of one pool in one range: handing out, taking back. */
+#include "internal.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* At most so much of a file is prepared at once. */
+#define PREPARE_AT_ONCE ((size_t)256 << 10)
+
+static void make_available(struct percpu_pool *pool, struct block *block)
+{
+    if (block->available)
+        return;
+    block->available = true;
+    block->next_available = pool->available;
+    pool->available = block;
+}
+
+/*
+ * Before fresh item `index` is handed out, nobody has written the pages that lie at or above
+ * `prepared`, so no CPU has its own copy of them, and what is stored in the file now is what every
+ * CPU will see. The items that start below the new end get the bytes that were last asked for.
+ */
+static void prepare(struct block *block, size_t index)
+{
+    const struct percpu_pool *pool = block->pool;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), slot = pool->slot_size;
+    size_t items_end = pool->block_items * slot, end = (index + 1) * slot;
+    if (block->range->initial == NULL || end <= block->prepared)
+        return;
+    size_t from = (block->prepared + slot - 1) / slot;
+    size_t ahead = pool->prepared.size > 0 ? PREPARE_AT_ONCE : 0;
+    block->prepared = (end + ahead + page - 1) / page * page;
+    if (block->range->frozen || pool->prepared.size == 0)
+        return;
+    char *initial = block->range->initial + (block->base - block->range->base);
+    for (size_t at = from * slot; at < block->prepared && at < items_end; at += slot)
+        memcpy(initial + at, pool->prepared.bytes, pool->prepared.size);
+}
+
+static uint64_t entry_of(const struct block *block, uint32_t marked)
+{
+    uint64_t entry = (uintptr_t)block_item(block, marked & ~INDEX_MARKS);
+    return entry | (marked & FRESH_INDEX ? FRESH : 0) | (marked & CLEAN_INDEX ? CLEAN : 0);
+}
+
+static size_t take_from(struct block *block, uint64_t *entries, size_t wanted)
+{
+    const struct percpu_pool *pool = block->pool;
+    size_t taken = 0;
+    while (taken < wanted && block->free_count > 0)
+        entries[taken++] = entry_of(block, block->free_items[--block->free_count]);
+    uint32_t cut = block->cut;
+    /* What range_init wrote is not known. */
+    uint64_t fresh = block->range->space->range_init != NULL ? FRESH : FRESH | CLEAN;
+    for (; taken < wanted && cut < pool->block_items; cut++) {
+        prepare(block, cut);
+        entries[taken++] = (uintptr_t)block_item(block, cut) | fresh;
+    }
+    __atomic_store_n(&block->cut, cut, __ATOMIC_RELAXED);
+    return taken;
+}
+
+static size_t take_available(struct percpu_pool *pool, uint64_t *entries, size_t wanted)
+{
+    struct block *block;
+    while ((block = pool->available) != NULL) {
+        size_t taken = take_from(block, entries, wanted);
+        if (taken > 0)
+            return taken;
+        block->available = false;
+        pool->available = block->next_available;
+    }
+    return 0;
+}
+
+static size_t take_unfrozen(struct percpu_pool *pool, uint64_t *entries, size_t wanted)
+{
+    for (struct block *block = pool->available; block != NULL; block = block->next_available) {
+        size_t taken = block->range->frozen ? 0 : take_from(block, entries, wanted);
+        if (taken > 0)
+            return taken;
+    }
+    return 0;
+}
+
+bool percpu_block_add(struct percpu_pool *pool)
+{
+    struct block *block = percpu_space_block(pool->space, pool);
+    if (block == NULL)
+        return false;
+    block->next = pool->blocks;
+    if (pool->blocks != NULL)
+        pool->blocks->previous = block;
+    pool->blocks = block;
+    pool->block_count++;
+    make_available(pool, block);
+    return true;
+}
+
+size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
+                         enum percpu_from from)
+{
+    size_t taken;
+    do {
+        taken = from == FROM_ANY ? take_available(pool, entries, wanted)
+                                 : take_unfrozen(pool, entries, wanted);
+    } while (taken == 0 && percpu_block_add(pool));
+    return taken;
+}
+
+void percpu_block_put(struct percpu_pool *pool, uint64_t entry)
+{
+    struct block *block = percpu_block_of(pool->space, entry_item(entry));
+    uint32_t index = (uint32_t)block_index(block, entry_item(entry));
+    if (block->free_count >= block->cut) {
+        percpu_report(pool, &(struct percpu_report){
+                                .finding = PERCPU_BAD_FREE_LIST,
+                                .item = entry_item(entry),
+                                .cpu = -1,
+                                .detail = "more items were freed than were handed out",
+                            });
+        return;
+    }
+    block->free_items[block->free_count++] = index | (entry & FRESH ? FRESH_INDEX : 0) |
+                                             (entry & CLEAN ? CLEAN_INDEX : 0);
+    make_available(pool, block);
+}
+
+void percpu_block_relist(struct percpu_pool *pool)
+{
+    pool->available = NULL;
+    for (struct block *block = pool->blocks; block != NULL; block = block->next) {
+        block->available = false;
+        if (block->free_count > 0 || block->cut < pool->block_items)
+            make_available(pool, block);
+    }
+}
