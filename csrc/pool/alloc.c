@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* alloc.c - alloc and free, when the one section of pool.h was not enough. */
 #include <errno.h>
-#include <string.h>
 
 #include "cache.h"
 
@@ -12,34 +11,31 @@ static void count_abort(struct percpu_pool *pool)
         __atomic_fetch_add(&pool->aborts, 1, __ATOMIC_RELAXED);
 }
 
-/* The items that follow are prepared with what is asked for now. */
-static void learn(struct percpu_pool *pool, struct image image)
-{
-    percpu_space_lock(pool->space);
-    if (image.size > 0)
-        memcpy((void *)(uintptr_t)pool->prepared.bytes, image.bytes, image.size);
-    pool->prepared.size = image.size;
-    percpu_space_unlock(pool->space);
-}
-
 static bool is_right(const struct percpu_pool *pool, uint64_t entry, struct image image)
 {
     return entry & CLEAN && percpu_copies_refer(pool, entry_item(entry), image);
 }
 
+/* Other bytes than the file has for the item. */
+static uint64_t fill_from_file(struct percpu_pool *pool, uint64_t entry, struct image image)
+{
+    const struct range *range = percpu_range_of(entry_item(entry), pool->space->stride);
+    if (__atomic_load_n(&range->frozen, __ATOMIC_RELAXED)) {
+        entry = percpu_cache_trade(pool, entry, image);
+        if (is_right(pool, entry, image))
+            return entry;
+    }
+    return percpu_cache_learn(pool, image) ? percpu_cache_convert(pool, entry, image) : entry;
+}
+
 /* Make the item hold `image`. The entry returned may be another one. */
 static uint64_t fill(struct percpu_pool *pool, uint64_t entry, struct image image)
 {
-    const struct space *space = pool->space;
     if (is_right(pool, entry, image))
         return entry;
-    bool other = space->initial && !percpu_copies_refer(pool, entry_item(entry), image);
-    if (other)
-        learn(pool, image);
-    if (other && !pool->robust && !pool->constructed &&
-        __atomic_load_n(&percpu_range_of(entry_item(entry), space->stride)->frozen,
-                        __ATOMIC_RELAXED)) {
-        entry = percpu_cache_trade(pool, entry);
+    if (pool->space->initial && !pool->robust && !pool->constructed &&
+        !percpu_copies_refer(pool, entry_item(entry), image)) {
+        entry = fill_from_file(pool, entry, image);
         if (is_right(pool, entry, image))
             return entry;
     }
@@ -61,17 +57,16 @@ static int construct(struct percpu_pool *pool, uint64_t entry)
     return -1;
 }
 
-/* `image` is NULL for an item with whatever is in it. */
-static void *hand_out(struct percpu_pool *pool, const struct image *image, const void *site)
+/* `image` is NULL for an item with whatever is in it. `entry` is 0, or one that was taken already. */
+static void *hand_out(struct percpu_pool *pool, uint64_t entry, const struct image *image,
+                      const void *site)
 {
     enum percpu_want want = image != NULL && !pool->constructed && !pool->poisoned ? WANT_CLEAN
                                                                                    : WANT_ANY;
-    uint64_t entry;
     do {
-        entry = percpu_cache_take(pool, want);
-        if (entry == 0)
+        if (entry == 0 && (entry = percpu_cache_take(pool, want, image)) == 0)
             return NULL;
-    } while (pool->robust && !percpu_robust_alloc(pool, entry, site));
+    } while (pool->robust && !percpu_robust_alloc(pool, entry, site) && (entry = 0, true));
     if (pool->constructed)
         return entry & FRESH && construct(pool, entry) != 0 ? NULL : entry_item(entry);
     if (image != NULL)
@@ -81,22 +76,26 @@ static void *hand_out(struct percpu_pool *pool, const struct image *image, const
 
 void *percpu_pool_alloc_slowly(struct percpu_pool *pool)
 {
-    uint64_t entry;
-    if (pool->head.capacity > 0 && percpu_stack_pop(pool->recycled, &entry)) {
+    uint64_t entry = 0, popped;
+    if (pool->quick) {
+        void *item = percpu_quick_alloc(pool, __builtin_return_address(0), &entry);
+        if (percpu_likely(item != NULL))
+            return item;
+    } else if (pool->head.capacity > 0 && percpu_stack_pop(pool->recycled, &popped)) {
         count_abort(pool);
-        return entry_item(entry);
+        return entry_item(popped);
     }
-    return hand_out(pool, NULL, __builtin_return_address(0));
+    return hand_out(pool, entry, NULL, __builtin_return_address(0));
 }
 
 void *percpu_pool_alloc_initial(struct percpu_pool *pool)
 {
-    return hand_out(pool, &pool->initial, __builtin_return_address(0));
+    return hand_out(pool, 0, &pool->initial, __builtin_return_address(0));
 }
 
 void *percpu_pool_zalloc(struct percpu_pool *pool)
 {
-    return hand_out(pool, &(struct image){NULL, 0}, __builtin_return_address(0));
+    return hand_out(pool, 0, &(struct image){NULL, 0}, __builtin_return_address(0));
 }
 
 void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *init, size_t size)
@@ -105,7 +104,7 @@ void *percpu_pool_alloc_init(struct percpu_pool *pool, const void *init, size_t 
         errno = EINVAL;
         return NULL;
     }
-    return hand_out(pool, &(struct image){init, size}, __builtin_return_address(0));
+    return hand_out(pool, 0, &(struct image){init, size}, __builtin_return_address(0));
 }
 
 /* What becomes of the copies of an item that is freed. Returns the entry. */
@@ -132,6 +131,8 @@ void percpu_pool_free_slowly(struct percpu_pool *pool, void *item)
             percpu_cache_put(pool, entry);
         return;
     }
+    if (pool->quick && percpu_quick_free(pool, item))
+        return;
     if (!pool->robust || percpu_robust_free(pool, item))
         percpu_cache_put(pool, wipe(pool, item));
 }

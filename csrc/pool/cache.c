@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -155,22 +156,45 @@ static void make_clean(struct percpu_pool *pool, uint64_t *entries, size_t count
         restore_all(pool, entries + clean, count - clean);
 }
 
-static size_t pop_recycled(struct percpu_pool *pool, uint64_t *entries)
+static size_t pop_many(struct percpu_pool *pool, percpu_ptr stack, uint64_t *entries)
 {
     size_t count = 0;
-    while (count < pool->cache_items && percpu_stack_pop(pool->recycled, &entries[count]))
+    while (count < pool->cache_items && percpu_stack_pop(stack, &entries[count]))
         count++;
     return count;
 }
 
+/* With the lock held: see percpu_cache_learn(). */
+static bool learn(struct percpu_pool *pool, struct image image)
+{
+    struct image *prepared = &pool->prepared;
+    if (prepared->size == image.size &&
+        (image.size == 0 || memcmp(prepared->bytes, image.bytes, image.size) == 0))
+        return true;
+    if (image.size > 0)
+        memcpy((void *)(uintptr_t)prepared->bytes, image.bytes, image.size);
+    prepared->size = image.size;
+    return false;
+}
+
+bool percpu_cache_learn(struct percpu_pool *pool, struct image image)
+{
+    percpu_space_lock(pool->space);
+    bool again = learn(pool, image);
+    percpu_space_unlock(pool->space);
+    return again;
+}
+
 /* Fill this CPU's caches and return one of what came; 0 with errno. */
-static uint64_t refill(struct percpu_pool *pool, enum percpu_want want)
+static uint64_t refill(struct percpu_pool *pool, enum percpu_want want, const struct image *image)
 {
     uint64_t entries[CACHE_ENTRIES + CACHE_ENTRIES / 2];
-    size_t count = want == WANT_CLEAN ? pop_recycled(pool, entries) : 0;
+    size_t count = want == WANT_CLEAN ? pop_many(pool, pool->recycled, entries) : 0;
     if (count < ENOUGH_TO_RESTORE) {
-        percpu_space_lock(pool->space);
         size_t batch = (pool->cache_items + 1) / 2;
+        percpu_space_lock(pool->space);
+        if (pool->space->initial && image != NULL)
+            (void)learn(pool, *image);
         size_t found = count == 0 ? find_entries(pool, entries, batch, FROM_ANY)
                                   : percpu_block_take(pool, entries + count, batch, FROM_ANY);
         percpu_space_unlock(pool->space);
@@ -185,20 +209,22 @@ static uint64_t refill(struct percpu_pool *pool, enum percpu_want want)
     return entries[0];
 }
 
-uint64_t percpu_cache_take(struct percpu_pool *pool, enum percpu_want want)
+uint64_t percpu_cache_take(struct percpu_pool *pool, enum percpu_want want,
+                           const struct image *image)
 {
     uint64_t entry;
     if (want == WANT_ANY && percpu_stack_pop(pool->recycled, &entry))
         return entry;
     if (percpu_stack_pop(pool->marked, &entry))
         return entry;
-    return refill(pool, want);
+    return refill(pool, want, image);
 }
 
-uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen)
+uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen, struct image image)
 {
     uint64_t entries[CACHE_ENTRIES], other;
     percpu_space_lock(pool->space);
+    (void)learn(pool, image);
     size_t count = find_entries(pool, entries, (pool->cache_items + 1) / 2, FROM_UNFROZEN);
     if (count > 0) {
         percpu_block_put(pool, frozen);
@@ -211,6 +237,19 @@ uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen)
     make_clean(pool, entries, count);
     stash(pool, entries + 1, count - 1);
     return entries[0];
+}
+
+uint64_t percpu_cache_convert(struct percpu_pool *pool, uint64_t entry, struct image image)
+{
+    uint64_t entries[1 + CACHE_ENTRIES] = {entry};
+    size_t count = 1 + pop_many(pool, pool->marked, entries + 1), ours = 0;
+    percpu_copies_convert(pool, entries, count, image);
+    while (entry_item(entries[ours]) != entry_item(entry))
+        ours++;
+    entry = entries[ours];
+    entries[ours] = entries[0];
+    stash(pool, entries + 1, count - 1);
+    return entry;
 }
 
 /* emptying ----------------------------------------------------------------------------------- */

@@ -150,17 +150,55 @@ static void sort(uint64_t *entries, size_t count)
     }
 }
 
+/* How many of the entries, which are sorted, are in the first one's range. */
+static size_t in_one_range(const struct percpu_pool *pool, const uint64_t *entries, size_t count)
+{
+    uintptr_t last = (uintptr_t)entry_item(entries[0]) | (pool->space->stride - 1);
+    size_t n = 1;
+    while (n < count && (uintptr_t)entry_item(entries[n]) <= last)
+        n++;
+    return n;
+}
+
 void percpu_copies_restore(struct percpu_pool *pool, uint64_t *entries, size_t count)
 {
-    uintptr_t mask = ~(uintptr_t)(pool->space->stride - 1);
     sort(entries, count);
-    for (size_t first = 0, end; first < count; first = end) {
-        uintptr_t base = (uintptr_t)entry_item(entries[first]) & mask;
-        for (end = first + 1; end < count; end++)
-            if (((uintptr_t)entry_item(entries[end]) & mask) != base)
-                break;
-        struct work work = {pool, (char *)base, entries + first, end - first, NULL};
-        do_work(&work);
+    for (size_t n; count > 0; entries += n, count -= n) {
+        n = in_one_range(pool, entries, count);
+        struct range *range = percpu_range_of(entry_item(entries[0]), pool->space->stride);
+        do_work(&(struct work){pool, range->base, entries, n, NULL});
+    }
+}
+
+/* Store `image` in the file for all the entries, which are in one range. */
+static void rewrite_file(const struct percpu_pool *pool, struct range *range,
+                         const uint64_t *entries, size_t count, struct image image)
+{
+    bool changed = false;
+    for (size_t i = 0; i < count; i++) {
+        char *initial = in_file(pool, entry_item(entries[i]));
+        if (first_difference(initial, 0, pool->item_size, image) == pool->item_size)
+            continue;
+        rewrite(initial, 0, pool->item_size, image);
+        changed = true;
+    }
+    if (changed)
+        percpu_range_settle(range);
+}
+
+void percpu_copies_convert(struct percpu_pool *pool, uint64_t *entries, size_t count,
+                           struct image image)
+{
+    sort(entries, count);
+    for (size_t n; count > 0; entries += n, count -= n) {
+        n = in_one_range(pool, entries, count);
+        struct range *range = percpu_range_of(entry_item(entries[0]), pool->space->stride);
+        if (__atomic_load_n(&range->frozen, __ATOMIC_RELAXED))
+            continue;
+        rewrite_file(pool, range, entries, n, image);
+        do_work(&(struct work){pool, range->base, entries, n, &image});
+        for (size_t i = 0; i < n; i++)
+            entries[i] |= CLEAN;
     }
 }
 
@@ -168,23 +206,16 @@ void percpu_copies_restore(struct percpu_pool *pool, uint64_t *entries, size_t c
 
 void percpu_copies_set(struct percpu_pool *pool, uint64_t entry, struct image image)
 {
-    struct space *space = pool->space;
-    char *item = entry_item(entry);
-    struct range *range = percpu_range_of(item, space->stride);
+    const struct space *space = pool->space;
+    struct range *range = percpu_range_of(entry_item(entry), space->stride);
     struct work work = {pool, range->base, &entry, 1, &image};
-    bool zeros = !space->initial && percpu_copies_refer(pool, item, image);
-    if (space->initial && !__atomic_load_n(&range->frozen, __ATOMIC_RELAXED)) {
-        char *initial = in_file(pool, item);
-        if (first_difference(initial, 0, pool->item_size, image) < pool->item_size) {
-            rewrite(initial, 0, pool->item_size, image);
-            percpu_range_settle(range);
-        }
-        do_work(&work);
-    } else if (zeros || (space->initial && percpu_copies_refer(pool, item, image))) {
+    if (space->initial && !__atomic_load_n(&range->frozen, __ATOMIC_RELAXED))
+        rewrite_file(pool, range, &entry, 1, image);
+    if (percpu_copies_refer(pool, entry_item(entry), image)) {
         do_work(&work);
     } else { /* copies without pages of their own are wrong too */
         for (unsigned copy = 0; copy < space->copies; copy++)
-            rewrite_part(&work, copy, item, 0, space->stride);
+            rewrite_part(&work, copy, entry_item(entry), 0, space->stride);
     }
 }
 
@@ -236,8 +267,7 @@ bool percpu_copies_differ(struct percpu_pool *pool, const void *item, const stru
     };
     difference->copy = -1;
     bool referring = image == NULL || percpu_copies_refer(pool, item, *image);
-    if (referring && space->copies > LOOK_AT_ALL / 8 &&
-        percpu_pages_walk(range, search_pages, &search))
+    if (referring && space->copies > LOOK_AT_ALL && percpu_pages_walk(range, search_pages, &search))
         return difference->copy >= 0;
     for (unsigned copy = 0; copy < space->copies && difference->copy < 0; copy++)
         search_pages(&search, copy, 0, space->stride);

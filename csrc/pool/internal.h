@@ -13,6 +13,7 @@
  *   copies.c    comparing and rewriting the copies of items
  *   pages.c     which pages are really there
  *   robust.c    the checks of a robust pool
+ *   quick.c     the same for the common case, in as few instructions as can be
  *   report.c    telling somebody about a finding
  *   check.c     the walker that tests everything
  *   stats.c     numbers
@@ -130,6 +131,11 @@ struct percpu_pool {
     uint32_t block_units;
     enum percpu_index index;
     bool robust, poisoned, constructed;
+    bool quick; /* quick.c can serve it: then copies of what it needs of the space */
+    unsigned copies;
+    size_t stride;
+    uintptr_t seen_base;   /* quick.c: of a range of the pool, or 0 */
+    uint64_t reciprocal;   /* quick.c: of slot_size */
     struct image initial;  /* owned, as are the next two */
     struct image poison;   /* of freed items, if `poisoned` */
     struct image prepared; /* what fresh items of a file are given; guarded by the lock */
@@ -229,6 +235,10 @@ size_t percpu_cache_drain(struct percpu_pool *pool);
 void percpu_copies_restore(struct percpu_pool *pool, uint64_t *entries, size_t count);
 /* Make the copies of one item equal to `image`, and its reference too where that can be. */
 void percpu_copies_set(struct percpu_pool *pool, uint64_t entry, struct image image);
+/* The same for many in ranges populated from a file, which are clean then; those of a frozen range
+ * stay as they are. The order changes. */
+void percpu_copies_convert(struct percpu_pool *pool, uint64_t *entries, size_t count,
+                           struct image image);
 /* Whether an item's reference is `image`. */
 bool percpu_copies_refer(const struct percpu_pool *pool, const void *item, struct image image);
 /* A byte in [start, end) of some copy that is not as in `image` (NULL: the reference). */
@@ -262,6 +272,12 @@ bool percpu_robust_free_item(struct percpu_pool *pool, uint64_t entry,
                              struct percpu_report *report);
 bool percpu_robust_live_item(struct percpu_pool *pool, const void *item,
                              struct percpu_report *report);
+
+/* quick.c: alloc and free of a robust pool; NULL and false if the general way has to do it, alloc
+ * with `*entry` if that is not 0. */
+void percpu_quick_prepare(struct percpu_pool *pool);
+void *percpu_quick_alloc(struct percpu_pool *pool, const void *site, uint64_t *entry);
+bool percpu_quick_free(struct percpu_pool *pool, void *item);
 
 /* report.c: tell somebody; or while this thread catches, keep the first report. */
 void percpu_report(const struct percpu_pool *pool, struct percpu_report *report);

@@ -161,6 +161,7 @@ static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr
         (pool->poisoned && make_poison(pool, attr->poison) != 0) || percpu_cache_create(pool) != 0)
         return -1;
     set_head(pool);
+    percpu_quick_prepare(pool);
     return 0;
 }
 

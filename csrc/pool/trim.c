@@ -70,6 +70,7 @@ static struct range *end_block(struct percpu_pool *pool, struct block *block)
     }
     percpu_space_end_block(block);
     percpu_space_unlink(pool->space, range);
+    __atomic_store_n(&pool->seen_base, (uintptr_t)0, __ATOMIC_RELAXED);
     return range;
 }
 
