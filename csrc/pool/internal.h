@@ -283,7 +283,9 @@ bool percpu_quick_free(struct percpu_pool *pool, void *item);
 void percpu_report(const struct percpu_pool *pool, struct percpu_report *report);
 void percpu_report_catch(struct percpu_report *report);
 
-/* trim.c: run dtor for the block's free items that were constructed. */
+/* trim.c: give all blocks of a pool to the others in its space. */
+void percpu_pool_leave(struct percpu_pool *pool);
+/* Run dtor for the block's free items that were constructed. */
 void percpu_block_destruct(struct percpu_pool *pool, const struct block *block);
 
 /* pool.c: a pool in `space`, which it takes over; NULL with errno, and the space is released. */

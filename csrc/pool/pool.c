@@ -168,6 +168,8 @@ static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr
 static void release(struct percpu_pool *pool)
 {
     percpu_cache_destroy(pool);
+    if (pool->space->units > 1)
+        percpu_pool_leave(pool);
     percpu_space_release(pool->space);
     free((void *)(uintptr_t)pool->initial.bytes);
     free((void *)(uintptr_t)pool->prepared.bytes);

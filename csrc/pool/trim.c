@@ -64,11 +64,9 @@ static struct range *end_block(struct percpu_pool *pool, struct block *block)
     if (!last && !scrub(block))
         return NULL;
     unlink_block(pool, block);
-    if (!last) {
-        percpu_space_end_block(block);
-        return NULL;
-    }
     percpu_space_end_block(block);
+    if (!last)
+        return NULL;
     percpu_space_unlink(pool->space, range);
     __atomic_store_n(&pool->seen_base, (uintptr_t)0, __ATOMIC_RELAXED);
     return range;
@@ -98,4 +96,21 @@ size_t percpu_pool_trim(struct percpu_pool *pool)
         percpu_range_unmap(unused);
     }
     return bytes;
+}
+
+/* Of a pool that ends before others in its space: where a file keeps what was written, nobody gets
+ * the units again. */
+void percpu_pool_leave(struct percpu_pool *pool)
+{
+    static struct percpu_pool nobody;
+    percpu_space_lock(pool->space);
+    for (struct block *block = pool->blocks, *next; block != NULL; block = next) {
+        next = block->next;
+        struct range *range = end_block(pool, block);
+        if (range != NULL)
+            percpu_range_unmap(range);
+        else if (block->pool == pool)
+            __atomic_store_n(&block->pool, &nobody, __ATOMIC_RELEASE);
+    }
+    percpu_space_unlock(pool->space);
 }
