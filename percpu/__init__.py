@@ -40,6 +40,8 @@ except ModuleNotFoundError as error:
 TYPE_CHECKING = False  # typing's own would make `import percpu` several times as slow
 if TYPE_CHECKING:
     from percpu._info import Info
+    from percpu._map import PoolMap
+    from percpu._pool_set import PerCpuPoolSet
 
 __version__ = "0.1.0"
 
@@ -50,8 +52,10 @@ __all__ = [
     "PerCpuCounter",
     "PerCpuItem",
     "PerCpuPool",
+    "PerCpuPoolSet",
     "PerCpuVar",
     "PoolExhausted",
+    "PoolMap",
     "__version__",
     "current_cid",
     "current_cpu",
@@ -80,15 +84,23 @@ def get_include() -> str:
     return os.path.join(os.path.dirname(package), "csrc", "include")  # an editable install
 
 
+_SELDOM = {
+    "Info": "percpu._info",
+    "PerCpuPoolSet": "percpu._pool_set",
+    "PoolMap": "percpu._map",
+}
+"""In which module what is seldom needed is: it is imported when it is asked for."""
+
+
 def __dir__() -> list[str]:
-    """Name what is public: `Info` too, which is imported when it is asked for."""
+    """Name what is public, also what is imported when it is asked for."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> object:
     """Import what is seldom needed when it is asked for: `import percpu` stays light."""
-    if name == "Info":
-        from percpu._info import Info
+    if name not in _SELDOM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Info
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_SELDOM[name]), name)

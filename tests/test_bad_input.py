@@ -83,7 +83,7 @@ def pool_cases() -> list[Case]:
             "stride by position",
             lambda: PerCpuPool(8, 4096),
             TypeError,
-            r"positional .*; stride, cpus, max_ranges and index are keyword-only$",
+            r"positional .*; populate, stride, cpus, .*, name and cache_bytes are keyword-only$",
         ),
         ("unknown keyword", lambda: PerCpuPool(8, size=3), TypeError, "'size'"),
     ]

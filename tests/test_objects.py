@@ -141,7 +141,7 @@ def test_an_object_can_be_resurrected() -> None:
 def test_subclasses_work_and_take_the_same_arguments() -> None:
     class Pool(PerCpuPool):
         def __init__(self, *args: object, **kwargs: object) -> None:
-            self.name = kwargs
+            self.wishes = kwargs
 
     class Counter(PerCpuCounter):
         def twice(self) -> int:
@@ -151,7 +151,7 @@ def test_subclasses_work_and_take_the_same_arguments() -> None:
         __slots__ = ("extra",)
 
     pool = Pool(16, stride=4096, max_ranges=1)
-    assert pool.name == {"stride": 4096, "max_ranges": 1}
+    assert pool.wishes == {"stride": 4096, "max_ranges": 1}
     counter = Counter(21, batch=4, pool=pool)
     counter += 0
     assert (counter.twice(), counter.batch, type(counter)) == (42, 4, Counter)

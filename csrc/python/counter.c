@@ -281,7 +281,10 @@ PyDoc_STRVAR(close_doc,
 
 static PyObject *counter_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    percpu_py_point_closed(&percpu_py_as_counter(op)->closed, &percpu_py_shut);
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    if (self->pool != NULL)
+        percpu_py_sites_remove(self->pool, self->counter.slots.base); /* no leak of a robust pool */
     Py_RETURN_NONE;
 }
 

@@ -14,17 +14,30 @@ const struct percpu_py_signature percpu_py_counter_signature = {
     .parameters = {"value", "batch", "pool"},
 };
 
-/* 0; the errno of the core; -1 with ClosedError. */
+struct wish {
+    struct percpu_counter *counter;
+    int64_t value, batch;
+};
+
+/* `memory` is NULL for a pool of the process. */
+static void *source(struct percpu_pool *memory, void *what)
+{
+    const struct wish *wish = what;
+    return percpu_counter_init(wish->counter, memory, wish->value, wish->batch) == 0
+               ? wish->counter->slots.base
+               : NULL;
+}
+
+/* 0; an errno of the core; -1 with an exception. */
 static int init(struct percpu_py_counter *self, int64_t value, int64_t batch)
 {
-    if (self->pool != NULL && percpu_py_pool_hold(self->pool) != 0)
-        return -1;
-    struct percpu_pool *memory = self->pool != NULL ? self->pool->memory : NULL;
-    if (percpu_counter_init(&self->counter, memory, value, batch) == 0)
-        return 0;
-    int error = errno;
-    if (self->pool != NULL)
-        percpu_py_pool_release(self->pool);
+    struct wish wish = {&self->counter, value, batch};
+    void *item;
+    if (self->pool == NULL)
+        return source(NULL, &wish) != NULL ? 0 : errno;
+    int error = percpu_py_pool_take(self->pool, source, &wish, &item);
+    if (error != 0)
+        self->counter.cpus = 0;
     return error;
 }
 
@@ -65,7 +78,8 @@ void percpu_py_counter_give_back(struct percpu_py_counter *self)
 {
     if (self->counter.cpus == 0)
         return;
-    percpu_counter_destroy(&self->counter);
-    if (self->pool != NULL)
-        percpu_py_pool_release(self->pool);
+    if (self->pool == NULL)
+        percpu_counter_destroy(&self->counter);
+    else /* the same, and it is noticed what a robust pool finds */
+        percpu_py_pool_give_back_quietly(self->pool, self->counter.slots.base);
 }

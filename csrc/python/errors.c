@@ -10,9 +10,28 @@
 PyDoc_STRVAR(exhausted_doc,
              "No memory, or no room in a pool that may not grow.\n\n"
              "The pool still works: free an item, and the next allocation succeeds.");
-PyDoc_STRVAR(corruption_doc, "An invariant of a pool or counter does not hold.\n\n"
-                             "Something wrote where it had no business.");
+PyDoc_STRVAR(
+    corruption_doc,
+    "An invariant of a pool or counter does not hold.\n\n"
+    "Something wrote where it had no business. What a pool finds has attributes that say more:\n"
+    "`kind` is 'double free', 'foreign free', 'interior free', 'wrong pool', 'use after free',\n"
+    "'overflow', 'bad free list', 'leak' or 'not constructed'; `pool` the :class:`PerCpuPool`,\n"
+    "`item` the address of the item, or what was to be freed; `offset` that of the first wrong\n"
+    "byte from the copy's start, and `cpu` whose copy it is; `expected` and `found` are that byte;\n"
+    "`count` is how many items were leaked; `site` where the item was allocated last, as in\n"
+    "``'file.py:12 in function'``. What is not known is None.");
 PyDoc_STRVAR(closed_doc, "The object was closed or freed, or the pool that it is in was closed.");
+
+/* Nothing is known, unless the exception itself says so: percpu_py_raise_report(). */
+static int add_attributes(PyObject *corruption_error)
+{
+    static const char *const names[] = {"kind",  "pool",     "item",  "offset", "cpu",
+                                        "count", "expected", "found", "site"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (PyObject_SetAttrString(corruption_error, names[i], Py_None) != 0)
+            return -1;
+    return 0;
+}
 
 int percpu_py_add_errors(PyObject *module, struct percpu_py_state *state)
 {
@@ -24,17 +43,16 @@ int percpu_py_add_errors(PyObject *module, struct percpu_py_state *state)
         {&state->corruption_error, PyExc_RuntimeError, "percpu.CorruptionError", corruption_doc},
         {&state->closed_error, PyExc_ValueError, "percpu.ClosedError", closed_doc},
     };
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(errors); i++) {
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
         *errors[i].place = PyErr_NewExceptionWithDoc(errors[i].name, errors[i].doc, errors[i].base,
                                                      NULL);
         if (*errors[i].place == NULL || PyModule_AddType(module, (PyTypeObject *)*errors[i].place))
             return -1;
     }
-    return 0;
+    return add_attributes(state->corruption_error);
 }
 
-/* A type that is being torn down has no state any more: its objects raise the base class. */
-static PyObject *exception_of(PyTypeObject *type, enum percpu_py_error which)
+PyObject *percpu_py_error_class(PyTypeObject *type, enum percpu_py_error which)
 {
     struct percpu_py_state *state = percpu_py_state_of(type);
     PyObject *ours, *base;
@@ -58,7 +76,7 @@ void *percpu_py_raise(PyTypeObject *type, enum percpu_py_error which, const char
 {
     va_list arguments;
     va_start(arguments, format);
-    PyErr_FormatV(exception_of(type, which), format, arguments);
+    PyErr_FormatV(percpu_py_error_class(type, which), format, arguments);
     va_end(arguments);
     return NULL;
 }
@@ -76,7 +94,7 @@ void *percpu_py_raise_errno(PyTypeObject *type, int error, const char *format, .
         PyErr_SetObject(PyExc_ValueError, message);
         break;
     case ENOMEM:
-        PyErr_SetObject(exception_of(type, PERCPU_PY_EXHAUSTED), message);
+        PyErr_SetObject(percpu_py_error_class(type, PERCPU_PY_EXHAUSTED), message);
         break;
     default: {
         PyObject *pair = Py_BuildValue("(iO)", error, message);
@@ -87,6 +105,21 @@ void *percpu_py_raise_errno(PyTypeObject *type, int error, const char *format, .
     }
     Py_DECREF(message);
     return NULL;
+}
+
+PyObject *percpu_py_exit(PyObject *const *args, Py_ssize_t nargs, bool closed)
+{
+    if (closed)
+        Py_RETURN_NONE;
+    if (nargs < 2 || !PyExceptionInstance_Check(args[1]))
+        return NULL;
+    PyObject *ours = PyErr_GetRaisedException();
+    PyObject *note = PyUnicode_FromFormat("at the end of the with block: %s: %S",
+                                          percpu_py_type_name(ours), ours);
+    PyObject *done = note != NULL ? PyObject_CallMethod(args[1], "add_note", "O", note) : NULL;
+    Py_XDECREF(note);
+    Py_DECREF(ours);
+    return done;
 }
 
 PyObject *percpu_py_show(PyObject *obj)

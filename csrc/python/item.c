@@ -1,36 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * item.c - PerCpuItem, what PerCpuPool.alloc() returns.
- *
- * Threads agree on the item's life through one word, `exports`: how many buffers are in use, or
- * FREED. An item with buffers cannot become FREED, and a FREED one gets no buffer; whoever changes
- * it from 0 to FREED gives the memory back.
+ * item.c - PerCpuItem, what PerCpuPool.alloc() returns: see item.h. item_copies.c has its buffers.
  */
 #include "item.h"
+#include "memory.h"
 
-#define FREED SIZE_MAX
+#include <string.h>
 
-struct item {
-    PyObject_HEAD
-    struct percpu_py_pool *pool; /* a reference; constant */
-    char *address;               /* CPU 0's copy; constant since it was adopted */
-    size_t exports;
-    Py_ssize_t shape[2], strides[2]; /* constant */
-    PyObject *weakrefs;
-};
-
-static struct item *as_item(PyObject *op)
-{
-    return (struct item *)op;
-}
+/* life --------------------------------------------------------------------------------------- */
 
 PyObject *percpu_py_item_new(PyTypeObject *type, struct percpu_py_pool *pool)
 {
-    struct item *self = as_item(type->tp_alloc(type, 0));
+    struct percpu_py_item *self = percpu_py_as_item(type->tp_alloc(type, 0));
     if (self == NULL)
         return NULL;
-    self->exports = FREED;
+    self->exports = PERCPU_PY_ITEM_FREED;
     self->pool = (struct percpu_py_pool *)Py_NewRef((PyObject *)pool);
+    self->closed = &pool->closed;
     self->shape[0] = (Py_ssize_t)pool->geometry.cpus;
     self->shape[1] = (Py_ssize_t)pool->geometry.item_size;
     self->strides[0] = (Py_ssize_t)pool->geometry.stride;
@@ -40,185 +26,132 @@ PyObject *percpu_py_item_new(PyTypeObject *type, struct percpu_py_pool *pool)
 
 void percpu_py_item_adopt(PyObject *op, void *address)
 {
-    as_item(op)->address = address;
-    /* Release: pairs with the acquire in is_freed(). */
-    __atomic_store_n(&as_item(op)->exports, 0, __ATOMIC_RELEASE);
+    percpu_py_as_item(op)->address = address;
+    /* Release: pairs with the acquire in percpu_py_item_is_freed(). */
+    __atomic_store_n(&percpu_py_as_item(op)->exports, 0, __ATOMIC_RELEASE);
 }
 
-struct percpu_py_pool *percpu_py_item_pool(PyObject *op)
+PyObject *percpu_py_item_lend(struct percpu_py_pool *pool, void *address)
 {
-    return as_item(op)->pool;
-}
-
-static bool is_freed(const struct item *self)
-{
-    return __atomic_load_n(&self->exports, __ATOMIC_ACQUIRE) == FREED;
-}
-
-/* May be out of date when it returns, unless the caller has a buffer. */
-static bool is_usable(const struct item *self)
-{
-    return !is_freed(self) && __atomic_load_n(&self->pool->closed, __ATOMIC_RELAXED) == 0;
-}
-
-static void *raise_unusable(const struct item *self)
-{
-    return percpu_py_raise(Py_TYPE(self), PERCPU_PY_CLOSED,
-                           is_freed(self) ? "this item was freed"
-                                          : "the pool of this item is closed");
-}
-
-static void give_back(struct item *self)
-{
-    percpu_pool_free(self->pool->memory, self->address);
-    percpu_py_pool_release(self->pool);
-}
-
-int percpu_py_item_free(PyObject *op)
-{
-    struct item *self = as_item(op);
-    size_t exports = 0;
-    if (is_usable(self) && __atomic_compare_exchange_n(&self->exports, &exports, FREED, false,
-                                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-        give_back(self);
-        return 0;
+    const struct percpu_pool_geometry *geometry = &pool->geometry;
+    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(pool));
+    if (state == NULL || state->item_type == NULL)
+        return percpu_py_raise_closed((PyObject *)pool);
+    PyObject *copies = percpu_py_memory_new(Py_TYPE(pool), geometry->cpus * geometry->item_size);
+    PyObject *item = copies != NULL ? percpu_py_item_new(state->item_type, pool) : NULL;
+    if (item == NULL) {
+        Py_XDECREF(copies);
+        return NULL;
     }
-    if (exports == 0 || exports == FREED)
-        raise_unusable(self);
-    else
+    for (unsigned cpu = 0; cpu < geometry->cpus; cpu++)
+        memcpy(percpu_py_memory_bytes(copies) + cpu * geometry->item_size,
+               (const char *)address + cpu * geometry->stride, geometry->item_size);
+    struct percpu_py_item *self = percpu_py_as_item(item);
+    self->copies = copies;
+    self->closed = &percpu_py_open;
+    self->strides[0] = (Py_ssize_t)geometry->item_size;
+    percpu_py_item_adopt(item, address);
+    return item;
+}
+
+void percpu_py_item_end_loan(PyObject *op)
+{
+    percpu_py_point_closed(&percpu_py_as_item(op)->closed, &percpu_py_shut);
+}
+
+bool percpu_py_item_is_freed(const struct percpu_py_item *self)
+{
+    if (self->copies != NULL)
+        return percpu_py_is_closed(&self->closed);
+    return __atomic_load_n(&self->exports, __ATOMIC_ACQUIRE) == PERCPU_PY_ITEM_FREED;
+}
+
+bool percpu_py_item_is_usable(const struct percpu_py_item *self)
+{
+    return !percpu_py_item_is_freed(self) && !percpu_py_is_closed(&self->closed);
+}
+
+int percpu_py_item_raise_unusable(PyObject *op)
+{
+    percpu_py_raise(Py_TYPE(op), PERCPU_PY_CLOSED,
+                    percpu_py_item_is_freed(percpu_py_as_item(op))
+                        ? "this item was freed"
+                        : "the pool of this item is closed");
+    return -1;
+}
+
+enum freeing { DONE, UNUSABLE, IN_USE, LENT };
+
+/* Whether it became free; then its memory is the caller's, to give back. */
+static enum freeing become_free(struct percpu_py_item *self, size_t *exports)
+{
+    *exports = 0;
+    if (!percpu_py_item_is_usable(self))
+        return UNUSABLE;
+    if (self->copies != NULL)
+        return LENT;
+    if (__atomic_compare_exchange_n(&self->exports, exports, PERCPU_PY_ITEM_FREED, false,
+                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return DONE;
+    return *exports == PERCPU_PY_ITEM_FREED ? UNUSABLE : IN_USE;
+}
+
+static int free_or_raise(PyObject *op, bool again)
+{
+    struct percpu_py_item *self = percpu_py_as_item(op);
+    size_t exports;
+    switch (become_free(self, &exports)) {
+    case DONE:
+        return percpu_py_pool_give_back(self->pool, self->address);
+    case UNUSABLE:
+        return again ? 0 : percpu_py_item_raise_unusable(op);
+    case LENT:
+        if (again)
+            return 0;
+        percpu_py_raise(Py_TYPE(op), PERCPU_PY_CLOSED, "this item is free: it is being destructed");
+        return -1;
+    default:
         PyErr_Format(PyExc_BufferError,
                      "cannot free an item while %zu memoryviews or arrays of it live: release them "
                      "first",
                      exports);
-    return -1;
+        return -1;
+    }
+}
+
+int percpu_py_item_free(PyObject *op)
+{
+    return free_or_raise(op, false);
+}
+
+void percpu_py_item_abandon(PyObject *op)
+{
+    size_t exports;
+    if (become_free(percpu_py_as_item(op), &exports) == DONE)
+        percpu_py_pool_give_back_quietly(percpu_py_as_item(op)->pool,
+                                         percpu_py_as_item(op)->address);
 }
 
 static int item_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(as_item(op)->pool);
+    Py_VISIT(percpu_py_as_item(op)->pool);
     return 0;
 }
 
 static void item_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    struct item *self = as_item(op);
+    struct percpu_py_item *self = percpu_py_as_item(op);
     PyObject_GC_UnTrack(op);
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    if (!is_freed(self))
-        give_back(self);
+    if (self->copies == NULL && !percpu_py_item_is_freed(self))
+        percpu_py_pool_give_back_quietly(self->pool, self->address);
+    Py_XDECREF(self->copies);
     Py_XDECREF(self->pool);
     type->tp_free(op);
     Py_DECREF(type);
-}
-
-/* buffers ------------------------------------------------------------------------------------ */
-
-/* 0 and a buffer in use, in the item and in its pool; -1: freed or closed. */
-static int begin_export(struct item *self)
-{
-    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
-    do {
-        if (exports == FREED)
-            return -1;
-    } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
-                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
-    if (percpu_py_pool_export(self->pool) == 0)
-        return 0;
-    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
-    return -1;
-}
-
-static void end_export(struct item *self)
-{
-    percpu_py_pool_end_export(self->pool);
-    __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
-}
-
-static int export(struct item *self, PyObject *exporter, struct percpu_py_array *array,
-                  unsigned cpu, Py_buffer *view, int flags)
-{
-    view->obj = NULL;
-    if (begin_export(self) != 0) {
-        raise_unusable(self);
-        return -1;
-    }
-    array->address = self->address + cpu * self->pool->geometry.stride;
-    array->itemsize = 1;
-    array->format = "B";
-    if (percpu_py_fill_view(view, exporter, array, flags) == 0)
-        return 0;
-    end_export(self);
-    return -1;
-}
-
-static int item_getbuffer(PyObject *op, Py_buffer *view, int flags)
-{
-    struct item *self = as_item(op);
-    struct percpu_py_array array = {.ndim = 2, .shape = self->shape, .strides = self->strides};
-    return export(self, op, &array, 0, view, flags);
-}
-
-static void item_releasebuffer(PyObject *op, Py_buffer *Py_UNUSED(view))
-{
-    percpu_py_item_release(op);
-}
-
-int percpu_py_item_get_copy(PyObject *op, PyObject *exporter, unsigned cpu, Py_buffer *view,
-                            int flags)
-{
-    struct item *self = as_item(op);
-    struct percpu_py_array array = {
-        .ndim = 1, .shape = self->shape + 1, .strides = self->strides + 1};
-    return export(self, exporter, &array, cpu, view, flags);
-}
-
-void percpu_py_item_release(PyObject *op)
-{
-    end_export(as_item(op));
-}
-
-/* the copies, as a sequence ------------------------------------------------------------------- */
-
-static PyObject *view_copy(struct item *self, unsigned cpu)
-{
-    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(self));
-    if (!is_usable(self) || state == NULL || state->copy_type == NULL)
-        return raise_unusable(self);
-    return percpu_py_view_copy(state->copy_type, (PyObject *)self, cpu);
-}
-
-static PyObject *item_subscript(PyObject *op, PyObject *key)
-{
-    unsigned cpu;
-    if (percpu_py_cpu(key, as_item(op)->pool->geometry.cpus, &cpu) != 0)
-        return NULL;
-    return view_copy(as_item(op), cpu);
-}
-
-/* An assignment to a whole copy would have to say what becomes of the bytes that it does not name. */
-static int item_assign(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(key), PyObject *value)
-{
-    PyErr_SetString(PyExc_TypeError, value == NULL
-                                         ? "a CPU's copy cannot be deleted"
-                                         : "write into the copy: item[cpu][:n] = n bytes");
-    return -1;
-}
-
-/* For iteration, which ends with IndexError. */
-static PyObject *item_at(PyObject *op, Py_ssize_t position)
-{
-    if (position >= 0 && position < as_item(op)->shape[0])
-        return view_copy(as_item(op), (unsigned)position);
-    PyErr_SetString(PyExc_IndexError, "no such CPU");
-    return NULL;
-}
-
-static Py_ssize_t item_length(PyObject *op)
-{
-    return as_item(op)->shape[0];
 }
 
 /* methods ------------------------------------------------------------------------------------ */
@@ -239,15 +172,17 @@ static const struct percpu_py_signature address_signature = {
 static PyObject *item_address(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
-    struct item *self = as_item(op);
+    struct percpu_py_item *self = percpu_py_as_item(op);
     PyObject *value;
     unsigned cpu = 0;
     if (percpu_py_match_vector(&address_signature, args, (size_t)nargs, kwnames, &value) != 0)
         return NULL;
     if (value != NULL && percpu_py_cpu(value, self->pool->geometry.cpus, &cpu) != 0)
         return NULL;
-    if (!is_usable(self))
-        return raise_unusable(self);
+    if (!percpu_py_item_is_usable(self)) {
+        percpu_py_item_raise_unusable(op);
+        return NULL;
+    }
     return PyLong_FromVoidPtr(self->address + cpu * self->pool->geometry.stride);
 }
 
@@ -268,12 +203,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 
 static PyObject *item_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    if (!is_usable(as_item(op)) || percpu_py_item_free(op) == 0)
-        Py_RETURN_NONE;
-    if (is_usable(as_item(op)))
-        return NULL;
-    PyErr_Clear(); /* another thread was faster */
-    Py_RETURN_NONE;
+    return free_or_raise(op, true) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nReturn the item.");
@@ -285,18 +215,18 @@ static PyObject *item_enter(PyObject *op, PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(exit_doc, "__exit__($self, /, *exception)\n--\n\nFree the item.");
 
-static PyObject *item_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
-                           Py_ssize_t Py_UNUSED(nargs))
+static PyObject *item_exit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    return item_close(op, NULL);
+    return percpu_py_exit(args, nargs, free_or_raise(op, true) == 0);
 }
 
 static PyObject *item_repr(PyObject *op)
 {
-    struct item *self = as_item(op);
-    if (!is_usable(self))
+    struct percpu_py_item *self = percpu_py_as_item(op);
+    if (!percpu_py_item_is_usable(self))
         return PyUnicode_FromFormat("<%s %s>", percpu_py_type_name(op),
-                                    is_freed(self) ? "freed" : "closed with its pool");
+                                    percpu_py_item_is_freed(self) ? "freed"
+                                                                  : "closed with its pool");
     return PyUnicode_FromFormat("<%s of %zd bytes x %zd CPUs at %p>", percpu_py_type_name(op),
                                 self->shape[1], self->shape[0], self->address);
 }
@@ -313,12 +243,12 @@ static PyMethodDef item_methods[] = {
 
 static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
 {
-    return Py_NewRef((PyObject *)as_item(op)->pool);
+    return Py_NewRef((PyObject *)percpu_py_as_item(op)->pool);
 }
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(!is_usable(as_item(op)));
+    return PyBool_FromLong(!percpu_py_item_is_usable(percpu_py_as_item(op)));
 }
 
 static PyGetSetDef item_attributes[] = {
@@ -328,7 +258,8 @@ static PyGetSetDef item_attributes[] = {
 };
 
 static PyMemberDef item_members[] = {
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct item, weakrefs), Py_READONLY, NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_item, weakrefs), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -354,18 +285,18 @@ static PyType_Slot item_slots[] = {
     {Py_tp_methods, item_methods},
     {Py_tp_getset, item_attributes},
     {Py_tp_members, item_members},
-    PERCPU_PY_SLOT(Py_mp_length, item_length),
-    PERCPU_PY_SLOT(Py_mp_subscript, item_subscript),
-    PERCPU_PY_SLOT(Py_mp_ass_subscript, item_assign),
-    PERCPU_PY_SLOT(Py_sq_item, item_at),
-    PERCPU_PY_SLOT(Py_bf_getbuffer, item_getbuffer),
-    PERCPU_PY_SLOT(Py_bf_releasebuffer, item_releasebuffer),
+    PERCPU_PY_SLOT(Py_mp_length, percpu_py_item_length),
+    PERCPU_PY_SLOT(Py_mp_subscript, percpu_py_item_subscript),
+    PERCPU_PY_SLOT(Py_mp_ass_subscript, percpu_py_item_assign),
+    PERCPU_PY_SLOT(Py_sq_item, percpu_py_item_at),
+    PERCPU_PY_SLOT(Py_bf_getbuffer, percpu_py_item_getbuffer),
+    PERCPU_PY_SLOT(Py_bf_releasebuffer, percpu_py_item_releasebuffer),
     {0, NULL},
 };
 
 static PyType_Spec item_spec = {
     .name = "percpu.PerCpuItem",
-    .basicsize = sizeof(struct item),
+    .basicsize = sizeof(struct percpu_py_item),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
              Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = item_slots,

@@ -45,9 +45,10 @@ static int module_exec(PyObject *module)
     struct percpu_py_state *state = PyModule_GetState(module);
     if (check_environment() != 0 || percpu_py_add_errors(module, state) != 0 ||
         percpu_py_add_pool(module, state) != 0 || percpu_py_add_item(module, state) != 0 ||
-        percpu_py_add_copy(module, state) != 0 || percpu_py_add_var(module, state) != 0 ||
-        percpu_py_add_counter(module, state) != 0 || percpu_py_add_noop(module) != 0 ||
-        percpu_py_add_cpu(module) != 0 || percpu_py_add_race(module) != 0)
+        percpu_py_add_copy(module, state) != 0 || percpu_py_add_memory(module, state) != 0 ||
+        percpu_py_add_var(module, state) != 0 || percpu_py_add_counter(module, state) != 0 ||
+        percpu_py_add_noop(module) != 0 || percpu_py_add_cpu(module) != 0 ||
+        percpu_py_add_race(module) != 0 || percpu_py_add_classes(module) != 0)
         return -1;
     return 0;
 }
@@ -58,6 +59,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_type);
     Py_VISIT(state->item_type);
     Py_VISIT(state->copy_type);
+    Py_VISIT(state->memory_type);
     Py_VISIT(state->var_type);
     Py_VISIT(state->counter_type);
     Py_VISIT(state->pool_exhausted);
@@ -72,6 +74,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->pool_type);
     Py_CLEAR(state->item_type);
     Py_CLEAR(state->copy_type);
+    Py_CLEAR(state->memory_type);
     Py_CLEAR(state->var_type);
     Py_CLEAR(state->counter_type);
     Py_CLEAR(state->pool_exhausted);

@@ -35,6 +35,7 @@ struct percpu_py_state {
     PyTypeObject *pool_type;
     PyTypeObject *item_type;
     PyTypeObject *copy_type;
+    PyTypeObject *memory_type;
     PyTypeObject *var_type;
     PyTypeObject *counter_type;
     PyObject *pool_exhausted;
@@ -56,11 +57,13 @@ int percpu_py_add_errors(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_pool(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_item(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_copy(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_memory(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_var(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_counter(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_noop(PyObject *module);
-int percpu_py_add_cpu(PyObject *module);  /* functions */
-int percpu_py_add_race(PyObject *module); /* functions */
+int percpu_py_add_cpu(PyObject *module);     /* functions */
+int percpu_py_add_race(PyObject *module);    /* functions */
+int percpu_py_add_classes(PyObject *module); /* functions */
 
 /* A slot that is a function. POSIX lets it be a `void *`, ISO C does not. */
 #define PERCPU_PY_SLOT(id, function)                                                               \
@@ -80,6 +83,9 @@ enum percpu_py_error { PERCPU_PY_CLOSED, PERCPU_PY_EXHAUSTED, PERCPU_PY_CORRUPTI
 
 void *percpu_py_raise(PyTypeObject *type, enum percpu_py_error which, const char *format, ...);
 
+/* The class itself, or a base of it while the module is torn down: a borrowed reference. */
+PyObject *percpu_py_error_class(PyTypeObject *type, enum percpu_py_error which);
+
 /* The exception for `error`, an errno of the core: EINVAL ValueError, ENOMEM PoolExhausted, and
  * OSError with that errno for all others. */
 void *percpu_py_raise_errno(PyTypeObject *type, int error, const char *format, ...);
@@ -93,6 +99,11 @@ const char *percpu_py_type_name(PyObject *op);
 
 /* "this PerCpuVar is closed" */
 void *percpu_py_raise_closed(PyObject *op) PERCPU_COLD;
+
+/* What __exit__(type, exception, traceback) returns after it has closed something; `closed` is false
+ * if an exception is set. If one comes out of the `with` block already, that is not to be hidden:
+ * ours becomes a note of it. */
+PyObject *percpu_py_exit(PyObject *const *args, Py_ssize_t nargs, bool closed);
 
 /* `obj` for a message: its repr, shortened; its type's name if that raises. NULL: no
  * memory, or an exception that is no Exception. */
@@ -115,7 +126,7 @@ static inline void percpu_py_point_closed(const uint8_t **closed, const uint8_t 
 
 /* arguments.c -------------------------------------------------------------------------------- */
 
-#define PERCPU_PY_MAX_PARAMETERS 8
+#define PERCPU_PY_MAX_PARAMETERS 18
 
 struct percpu_py_signature {
     const char *callable;                                 /* for messages: "PerCpuVar" */

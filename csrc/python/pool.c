@@ -1,31 +1,36 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pool.c - PerCpuPool: a pool of items of equal size, and what allocates and frees them.
+ * pool.c - the type PerCpuPool: how a pool is made, its end, its attributes. Its methods are in
+ * pool_methods.c.
+ *
+ * dtor is Python code, and so must not run once the garbage collector has begun to take objects
+ * apart. So it runs when the pool is finalized, which comes before; then the pool is `finalized`,
+ * and what is left of it goes without Python.
  */
-#include "item.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include <percpu/report.h>
-
-static struct percpu_py_pool *as_pool(PyObject *op)
-{
-    return (struct percpu_py_pool *)op;
-}
-
 /* making a pool ------------------------------------------------------------------------------ */
 
-/* percpu_pool_create() failed: what percpu_py_pool_parse() lets through may be too much for the
- * kernel, and may ask for ids that it does not have. */
-static void raise_not_made(PyTypeObject *type, const struct percpu_pool_attr *attr, int error)
+/* What percpu_py_pool_parse() lets through may be too much for the kernel, and may ask for what it
+ * does not have. */
+void percpu_py_pool_raise_not_made(PyTypeObject *type, const struct percpu_pool_attr *attr,
+                                   int error)
 {
     size_t stride = attr->stride;
     if (stride == 0) /* the core's choice */
         for (stride = (size_t)64 << 10; stride < attr->item_size;)
             stride *= 2;
-    if (error == ENOTSUP)
+    if (error == ENOTSUP && percpu_index_check(attr->index) != 0)
         percpu_py_raise_errno(type, error, "index 'cid' needs mm_cid in the rseq area (Linux 6.3)");
+    else if (error == ENOTSUP)
+        percpu_py_raise_errno(type, error, "guard needs a kernel that can make guard pages");
+    else if (error == EMFILE || error == ENFILE)
+        percpu_py_raise_errno(type, error,
+                              "populate 'init' needs a file descriptor for a moment: %s",
+                              strerror(error));
     else
         percpu_py_raise_errno(type, error,
                               "cannot map %zu bytes of address space for a pool of %zu-byte items: "
@@ -34,27 +39,97 @@ static void raise_not_made(PyTypeObject *type, const struct percpu_pool_attr *at
                               strerror(error));
 }
 
-static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
+struct percpu_py_pool *percpu_py_pool_new(PyTypeObject *type,
+                                          const struct percpu_py_pool_wishes *wishes)
 {
-    struct percpu_pool_attr attr = {0};
-    if (percpu_py_pool_parse(values, &attr) != 0)
-        return NULL;
-    struct percpu_py_pool *self = as_pool(type->tp_alloc(type, 0));
+    struct percpu_py_pool *self = percpu_py_as_pool(type->tp_alloc(type, 0));
     if (self == NULL)
         return NULL;
-    self->state =
-        PERCPU_PY_POOL_CLOSED; /* while the garbage collector can see it, but nobody should */
+    self->state = PERCPU_PY_POOL_CLOSED;
     self->closed = 1;
-    self->memory = percpu_pool_create(&attr);
-    if (self->memory == NULL) {
-        raise_not_made(type, &attr, errno);
-        Py_DECREF(self);
-        return NULL;
-    }
-    percpu_pool_geometry(self->memory, &self->geometry);
+    self->init = Py_XNewRef(wishes->init);
+    self->ctor = Py_XNewRef(wishes->ctor);
+    self->dtor = Py_XNewRef(wishes->dtor);
+    bool constructs = self->ctor != NULL || self->dtor != NULL;
+    self->calls_back = self->init != NULL || constructs;
+    self->name = wishes->attr.name != NULL ? PyUnicode_FromString(wishes->attr.name)
+                                           : Py_NewRef(Py_None);
+    if (constructs)
+        self->constructed = PySet_New(NULL);
+    if (self->name != NULL && (!constructs || self->constructed != NULL) &&
+        (!wishes->attr.robust || percpu_py_sites_make(self) == 0))
+        return self;
+    Py_DECREF(self);
+    return NULL;
+}
+
+void percpu_py_pool_open(struct percpu_py_pool *self, struct percpu_pool *memory)
+{
+    self->memory = memory;
+    percpu_pool_geometry(memory, &self->geometry);
     __atomic_store_n(&self->closed, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&self->state, 0, __ATOMIC_RELEASE); /* pairs with add_if_open() */
-    return (PyObject *)self;
+}
+
+static struct percpu_pool *create(struct percpu_py_pool *self, struct percpu_py_pool_wishes *wishes)
+{
+    struct percpu_pool_attr *attr = &wishes->attr;
+    attr->range_init = self->init != NULL ? percpu_py_range_init : NULL;
+    attr->ctor = self->ctor != NULL ? percpu_py_ctor : NULL;
+    attr->dtor = self->constructed != NULL ? percpu_py_dtor : NULL;
+    attr->report = attr->robust ? percpu_py_report : NULL;
+    attr->priv = self;
+    attr->lazy = self->init != NULL; /* it is to find a pool: see first_range() */
+    struct percpu_pool *memory = percpu_pool_create(attr);
+    if (memory == NULL && errno == ENOTSUP && wishes->guard_if_possible && attr->guard &&
+        percpu_index_check(attr->index) == 0) {
+        attr->guard = false;
+        memory = percpu_pool_create(attr);
+    }
+    return memory;
+}
+
+/* The range that the pool starts with, if `init` has a part in it. 0; an errno; -1 with an
+ * exception. */
+static int first_range(struct percpu_py_pool *self)
+{
+    struct percpu_py_call call;
+    if (self->init == NULL)
+        return 0;
+    if (percpu_py_pool_hold(self) != 0)
+        return -1;
+    percpu_py_call_enter(&call, self);
+    int failed = percpu_pool_reserve(self->memory, 1);
+    int error = percpu_py_call_leave(&call, failed ? errno : 0);
+    percpu_py_pool_release(self);
+    return error;
+}
+
+static PyObject *make(PyTypeObject *type, struct percpu_py_pool_wishes *wishes)
+{
+    struct percpu_py_pool *self = percpu_py_pool_new(type, wishes);
+    if (self == NULL)
+        return NULL;
+    struct percpu_pool *memory = create(self, wishes);
+    int error = memory == NULL ? errno : 0;
+    if (memory != NULL) {
+        percpu_py_pool_open(self, memory);
+        error = first_range(self);
+    }
+    if (error == 0)
+        return (PyObject *)self;
+    if (error > 0)
+        percpu_py_pool_raise_not_made(type, &wishes->attr, error);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static PyObject *pool_make(PyTypeObject *type, PyObject *const *values)
+{
+    struct percpu_py_pool_wishes wishes;
+    PyObject *self = percpu_py_pool_parse(values, &wishes) == 0 ? make(type, &wishes) : NULL;
+    percpu_py_pool_forget_wishes(&wishes);
+    return self;
 }
 
 static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -74,214 +149,65 @@ static PyObject *pool_vectorcall(PyObject *type, PyObject *const *args, size_t n
     return pool_make((PyTypeObject *)type, values);
 }
 
+/* the end ------------------------------------------------------------------------------------ */
+
 static int pool_traverse(PyObject *op, visitproc visit, void *arg)
 {
+    struct percpu_py_pool *self = percpu_py_as_pool(op);
     Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->init);
+    Py_VISIT(self->ctor);
+    Py_VISIT(self->dtor);
+    Py_VISIT(self->constructed);
+    Py_VISIT(self->sites);
+    Py_VISIT(self->former_sites);
     return 0;
+}
+
+/* Nobody but other garbage refers to the pool, and to what lives in it. */
+static void pool_finalize(PyObject *op)
+{
+    struct percpu_py_pool *self = percpu_py_as_pool(op);
+    if (self->memory == NULL)
+        return;
+    PyObject *raised = PyErr_GetRaisedException();
+    if (self->constructed != NULL)
+        percpu_py_pool_destruct(self);
+    if (self->geometry.robust && percpu_py_pool_state(self) == 0 &&
+        percpu_py_pool_close(self, false) != 0)
+        percpu_py_pool_unraisable(self);
+    self->finalized = true;
+    PyErr_SetRaisedException(raised);
 }
 
 static void pool_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    struct percpu_py_pool *self = percpu_py_as_pool(op);
+    if (PyObject_CallFinalizerFromDealloc(op) < 0)
+        return; /* a dtor keeps an item, and it the pool */
     PyObject_GC_UnTrack(op);
-    if (as_pool(op)->weakrefs != NULL)
+    if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
-    percpu_py_pool_unmap(as_pool(op)); /* nobody else can have it, and nothing holds it */
+    self->finalized = true;
+    if (self->memory != NULL)
+        percpu_py_pool_unmap(self); /* nobody else can have it, and nothing holds it */
+    Py_XDECREF(self->init);
+    Py_XDECREF(self->ctor);
+    Py_XDECREF(self->dtor);
+    Py_XDECREF(self->constructed);
+    Py_XDECREF(self->sites);
+    Py_XDECREF(self->former_sites);
+    Py_XDECREF(self->name);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-/* methods ------------------------------------------------------------------------------------ */
-
-PyDoc_STRVAR(alloc_doc,
-             "alloc($self, /, init=None)\n--\n\n"
-             "Allocate an item: a :class:`PerCpuItem`, whose copies are zeros.\n\n"
-             "With `init`, an object with the buffer protocol of at most :attr:`item_size` bytes,\n"
-             "each CPU's copy starts with those bytes, and zeros follow.\n\n"
-             "Raises :exc:`PoolExhausted` where there is no memory, or :attr:`max_ranges` ranges\n"
-             "are full; :exc:`ValueError` if `init` is too long; :exc:`ClosedError`.");
-
-static const struct percpu_py_signature alloc_signature = {
-    .callable = "alloc",
-    .positional = 1,
-    .parameters = {"init"},
-};
-
-/* 0; the errno of the core; or -1 with an exception. */
-static int allocate(struct percpu_py_pool *self, const Py_buffer *init, PyObject *item)
-{
-    if (percpu_py_pool_hold(self) != 0)
-        return -1;
-    void *address = init != NULL
-                        ? percpu_pool_alloc_init(self->memory, init->buf, (size_t)init->len)
-                        : percpu_pool_zalloc(self->memory);
-    if (address == NULL) {
-        int error = errno;
-        percpu_py_pool_release(self);
-        return error;
-    }
-    percpu_py_item_adopt(item, address);
-    return 0;
-}
-
-static PyObject *alloc_item(struct percpu_py_pool *self, const Py_buffer *init)
-{
-    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(self));
-    if (state == NULL || state->item_type == NULL)
-        return percpu_py_raise_closed((PyObject *)self);
-    PyObject *item = percpu_py_item_new(state->item_type, self);
-    if (item == NULL)
-        return NULL;
-    int error = allocate(self, init, item);
-    if (error == 0)
-        return item;
-    Py_DECREF(item);
-    if (error > 0)
-        percpu_py_raise_errno(Py_TYPE(self), error,
-                              "no free item of %zu bytes, and no new range (max_ranges is %zu)",
-                              self->geometry.item_size, self->geometry.max_ranges);
-    return NULL;
-}
-
-static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                            PyObject *kwnames)
-{
-    struct percpu_py_pool *self = as_pool(op);
-    PyObject *init;
-    if (percpu_py_match_vector(&alloc_signature, args, (size_t)nargs, kwnames, &init) != 0)
-        return NULL;
-    if (init == NULL || init == Py_None)
-        return alloc_item(self, NULL);
-    if (!PyObject_CheckBuffer(init)) {
-        percpu_py_reject(PyExc_TypeError, "init", init, "a bytes-like object or None");
-        return NULL;
-    }
-    Py_buffer view;
-    if (PyObject_GetBuffer(init, &view, PyBUF_SIMPLE) != 0)
-        return NULL;
-    PyObject *item = NULL;
-    if ((size_t)view.len > self->geometry.item_size)
-        PyErr_Format(PyExc_ValueError,
-                     "init must have at most item_size bytes, which is %zu, not "
-                     "%zd",
-                     self->geometry.item_size, view.len);
-    else
-        item = alloc_item(self, &view);
-    PyBuffer_Release(&view);
-    return item;
-}
-
-PyDoc_STRVAR(free_doc,
-             "free($self, item, /)\n--\n\n"
-             "Give the memory of `item` back to the pool; `item.free()` does the same.\n\n"
-             "Raises :exc:`ValueError` if it is an item of another pool, :exc:`ClosedError` if it\n"
-             "was freed before, and :exc:`BufferError` while a memoryview or array of it lives.");
-
-static PyObject *pool_free(PyObject *op, PyObject *item)
-{
-    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(op));
-    if (state == NULL || state->item_type == NULL || !Py_IS_TYPE(item, state->item_type)) {
-        percpu_py_reject(PyExc_TypeError, "item", item, "a PerCpuItem");
-        return NULL;
-    }
-    if (percpu_py_item_pool(item) != as_pool(op)) {
-        percpu_py_reject(PyExc_ValueError, "item", item, "an item of this pool");
-        return NULL;
-    }
-    return percpu_py_item_free(item) == 0 ? Py_NewRef(Py_None) : NULL;
-}
-
-PyDoc_STRVAR(close_doc,
-             "close($self, /)\n--\n\n"
-             "Close the pool, and with it every item, variable and counter made in it.\n\n"
-             "They raise :exc:`ClosedError` from now on. The memory is unmapped when the last of\n"
-             "them is gone. Raises :exc:`BufferError`, and does nothing, while a memoryview or\n"
-             "array of one lives. Closing a closed pool does nothing.");
-
-static PyObject *pool_close(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    return percpu_py_pool_close(as_pool(op)) == 0 ? Py_NewRef(Py_None) : NULL;
-}
-
-PyDoc_STRVAR(check_doc,
-             "check($self, /)\n--\n\n"
-             "Test every invariant of the pool's memory. Without the GIL, no other\n"
-             "thread may use the pool meanwhile.\n\n"
-             "Raises :exc:`CorruptionError`, a :exc:`RuntimeError`, with a sentence about\n"
-             "the first one that does not hold; :exc:`ClosedError`.");
-
-static PyObject *pool_check(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_pool *self = as_pool(op);
-    if (percpu_py_pool_hold(self) != 0)
-        return NULL;
-    struct percpu_report report;
-    int result = percpu_pool_check(self->memory, &report);
-    percpu_py_pool_release(self);
-    if (result != 0)
-        return percpu_py_raise(Py_TYPE(op), PERCPU_PY_CORRUPTION, "%s", report.detail);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(drain_doc, "drain($self, /)\n--\n\n"
-                        "Move the free items in the caches of all CPUs back to the ranges.\n\n"
-                        "Raises :exc:`ClosedError`.");
-
-static PyObject *pool_drain(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_pool *self = as_pool(op);
-    if (percpu_py_pool_hold(self) != 0)
-        return NULL;
-    percpu_pool_drain(self->memory);
-    percpu_py_pool_release(self);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(
-    stats_doc,
-    "stats($self, /)\n--\n\n"
-    "Return a dict of numbers about the pool.\n\n"
-    "``ranges``, and of items: ``live`` (handed out; variables and counters included), ``cached``\n"
-    "(free, in the CPUs' caches), ``free`` (free, in the ranges). ``virtual_bytes`` of address\n"
-    "space, of which ``resident_bytes`` are in memory; ``resident_per_cpu``, a tuple of bytes for\n"
-    "each CPU's strides. ``refills`` and ``overflows``: how often a cache was filled from the\n"
-    "ranges, or gave half of itself back. Raises :exc:`ClosedError`.");
-
-static PyObject *stats_while_held(struct percpu_py_pool *self)
-{
-    struct percpu_pool_stats stats;
-    percpu_pool_stats(self->memory, &stats);
-    PyObject *per_cpu = PyTuple_New((Py_ssize_t)self->geometry.cpus);
-    for (unsigned cpu = 0; per_cpu != NULL && cpu < self->geometry.cpus; cpu++) {
-        PyObject *bytes = PyLong_FromSize_t(percpu_pool_resident(self->memory, cpu));
-        if (bytes == NULL)
-            Py_CLEAR(per_cpu);
-        else
-            PyTuple_SET_ITEM(per_cpu, (Py_ssize_t)cpu, bytes);
-    }
-    if (per_cpu == NULL)
-        return NULL;
-    return Py_BuildValue(
-        "{s:n,s:n,s:n,s:n,s:n,s:n,s:K,s:K,s:N}", "ranges", (Py_ssize_t)stats.ranges, "live",
-        (Py_ssize_t)stats.live, "cached", (Py_ssize_t)stats.cached, "free", (Py_ssize_t)stats.free,
-        "virtual_bytes", (Py_ssize_t)stats.virtual_bytes, "resident_bytes",
-        (Py_ssize_t)stats.resident_bytes, "refills", (unsigned long long)stats.refills, "overflows",
-        (unsigned long long)stats.overflows, "resident_per_cpu", per_cpu);
-}
-
-static PyObject *pool_stats(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_pool *self = as_pool(op);
-    if (percpu_py_pool_hold(self) != 0)
-        return NULL;
-    PyObject *stats = stats_while_held(self);
-    percpu_py_pool_release(self);
-    return stats;
-}
+/* the rest ----------------------------------------------------------------------------------- */
 
 static Py_ssize_t pool_length(PyObject *op)
 {
-    uint64_t state = percpu_py_pool_state(as_pool(op));
+    uint64_t state = percpu_py_pool_state(percpu_py_as_pool(op));
     if ((state & PERCPU_PY_POOL_CLOSED) == 0)
         return (Py_ssize_t)(state / PERCPU_PY_POOL_HOLD);
     percpu_py_raise_closed(op);
@@ -294,44 +220,24 @@ static int pool_bool(PyObject *Py_UNUSED(op))
     return 1;
 }
 
-PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nReturn the pool.");
-
-static PyObject *pool_enter(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    return Py_NewRef(op);
-}
-
-PyDoc_STRVAR(exit_doc, "__exit__($self, /, *exception)\n--\n\nClose the pool.");
-
-static PyObject *pool_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
-                           Py_ssize_t Py_UNUSED(nargs))
-{
-    return pool_close(op, NULL);
-}
-
 static PyObject *pool_repr(PyObject *op)
 {
-    struct percpu_py_pool *self = as_pool(op);
-    const char *name = percpu_py_type_name(op);
+    struct percpu_py_pool *self = percpu_py_as_pool(op);
     uint64_t state = percpu_py_pool_state(self);
-    if (state & PERCPU_PY_POOL_CLOSED)
-        return PyUnicode_FromFormat("<%s closed>", name);
-    return PyUnicode_FromFormat("<%s of %zu bytes x %u CPUs, %u live>", name,
-                                self->geometry.item_size, self->geometry.cpus,
-                                (unsigned)(state / PERCPU_PY_POOL_HOLD));
+    PyObject *name = self->name == Py_None
+                         ? PyUnicode_FromString(percpu_py_type_name(op))
+                         : PyUnicode_FromFormat("%s %R", percpu_py_type_name(op), self->name);
+    if (name == NULL)
+        return NULL;
+    PyObject *repr = state & PERCPU_PY_POOL_CLOSED
+                         ? PyUnicode_FromFormat("<%U closed>", name)
+                         : PyUnicode_FromFormat("<%U of %zu bytes x %u %s, %u live>", name,
+                                                self->geometry.item_size, self->geometry.cpus,
+                                                self->geometry.global ? "copies" : "CPUs",
+                                                (unsigned)(state / PERCPU_PY_POOL_HOLD));
+    Py_DECREF(name);
+    return repr;
 }
-
-static PyMethodDef pool_methods[] = {
-    {"alloc", (PyCFunction)(void (*)(void))pool_alloc, METH_FASTCALL | METH_KEYWORDS, alloc_doc},
-    {"free", pool_free, METH_O, free_doc},
-    {"close", pool_close, METH_NOARGS, close_doc},
-    {"check", pool_check, METH_NOARGS, check_doc},
-    {"drain", pool_drain, METH_NOARGS, drain_doc},
-    {"stats", pool_stats, METH_NOARGS, stats_doc},
-    {"__enter__", pool_enter, METH_NOARGS, enter_doc},
-    {"__exit__", (PyCFunction)(void (*)(void))pool_exit, METH_FASTCALL, exit_doc},
-    {NULL, NULL, 0, NULL},
-};
 
 /* attributes --------------------------------------------------------------------------------- */
 
@@ -342,25 +248,50 @@ static PyObject *get_size(PyObject *op, void *offset)
     return PyLong_FromSize_t(size);
 }
 
+static PyObject *get_flag(PyObject *op, void *offset)
+{
+    bool flag;
+    memcpy(&flag, (const char *)op + (uintptr_t)offset, sizeof flag);
+    return PyBool_FromLong(flag);
+}
+
 static PyObject *get_cpus(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLong(as_pool(op)->geometry.cpus);
+    return PyLong_FromUnsignedLong(percpu_py_as_pool(op)->geometry.cpus);
 }
 
 static PyObject *get_index(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyUnicode_FromString(as_pool(op)->geometry.index == PERCPU_INDEX_CID ? "cid" : "cpu");
+    bool cid = percpu_py_as_pool(op)->geometry.index == PERCPU_INDEX_CID;
+    return PyUnicode_FromString(cid ? "cid" : "cpu");
+}
+
+static PyObject *get_populate(PyObject *op, void *Py_UNUSED(closure))
+{
+    bool init = percpu_py_as_pool(op)->geometry.populate == PERCPU_POPULATE_INIT;
+    return PyUnicode_FromString(init ? "init" : "zero");
+}
+
+static PyObject *get_scope(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(percpu_py_as_pool(op)->geometry.global ? "global" : "percpu");
+}
+
+static PyObject *get_name(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(percpu_py_as_pool(op)->name);
 }
 
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(percpu_py_pool_is_closed(as_pool(op)));
+    return PyBool_FromLong(percpu_py_pool_is_closed(percpu_py_as_pool(op)));
 }
 
 #define GEOMETRY(field) ((void *)offsetof(struct percpu_py_pool, geometry.field))
 
 static PyGetSetDef pool_attributes[] = {
     {"item_size", get_size, NULL, "Bytes that an item has on each CPU.", GEOMETRY(item_size)},
+    {"slot_size", get_size, NULL, "Bytes from one item to the next.", GEOMETRY(slot_size)},
     {"stride", get_size, NULL, "Bytes from one CPU's copy of an item to the next CPU's.",
      GEOMETRY(stride)},
     {"cpus", get_cpus, NULL, "Copies of each item.", NULL},
@@ -369,7 +300,21 @@ static PyGetSetDef pool_attributes[] = {
     {"index", get_index, NULL,
      "What chooses a thread's copy: 'cpu', the CPU that it is on, or 'cid', its concurrency id.",
      NULL},
-    {"capacity", get_size, NULL, "Items in one range.", GEOMETRY(capacity)},
+    {"populate", get_populate, NULL,
+     "What pages that no CPU has written hold: 'zero', or 'init', initial values.", NULL},
+    {"scope", get_scope, NULL, "'percpu', or 'global': items are not per CPU.", NULL},
+    {"capacity", get_size, NULL, "Items in one range (of a size class: in one block).",
+     GEOMETRY(capacity)},
+    {"cache_items", get_size, NULL, "The most free items that one CPU's caches hold.",
+     GEOMETRY(cache_items)},
+    {"header_size", get_size, NULL, "Bytes of a range before the first stride.",
+     GEOMETRY(header_size)},
+    {"constructed", get_flag, NULL, "Whether freed items keep their constructed state.",
+     GEOMETRY(constructed)},
+    {"robust", get_flag, NULL, "Whether the pool looks for corruption.", GEOMETRY(robust)},
+    {"guard", get_flag, NULL, "Whether each CPU's stride ends in a page that is no memory.",
+     GEOMETRY(guard)},
+    {"name", get_name, NULL, "The name that was given, or None.", NULL},
     {"closed", get_closed, NULL, "Whether the pool was closed.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -382,25 +327,70 @@ static PyMemberDef pool_members[] = {
 
 PyDoc_STRVAR(
     pool_doc,
-    "PerCpuPool(item_size, *, stride=None, cpus=None, max_ranges=0, index='cpu')\n--\n\n"
+    "PerCpuPool(item_size, *, populate='zero', stride=None, cpus=None, max_ranges=0,\n"
+    "           index='cpu', scope='percpu', init=None, constructed=False, ctor=None, dtor=None,\n"
+    "           robust=False, poison=None, guard=None, numa=False, name=None,\n"
+    "           cache_bytes=None)\n--\n\n"
     "A pool of items of `item_size` bytes, each with one copy per CPU.\n\n"
-    "`stride` is how far apart an item's copies are, in bytes: a power of two, at least a page;\n"
-    "by default 64 KiB or what holds an item. `cpus` is how many copies an item has: by default,\n"
-    "and at least, one for each possible CPU. The pool grows by ranges, of which it may have\n"
-    "`max_ranges` (0: no limit). `index` is 'cpu', or 'cid' to choose a thread's copy by its\n"
-    "concurrency id: see :func:`current_cid`.\n\n"
     "Memory costs nothing until a CPU writes it. :func:`len` counts what lives in the pool:\n"
     "items, variables and counters. Leaving a ``with`` block closes the pool.\n\n"
+    "populate\n"
+    "    What a page reads as that no CPU has written: 'zero', or 'init', what it was\n"
+    "    initialised with, which is then stored once and not for each CPU.\n"
+    "stride\n"
+    "    How far apart an item's copies are, in bytes: a power of two, at least a page; by\n"
+    "    default 64 KiB or what holds an item.\n"
+    "cpus\n"
+    "    How many copies an item has: by default, and at least, one for each possible CPU.\n"
+    "max_ranges\n"
+    "    The pool grows by ranges: how many it may have. 0: no limit.\n"
+    "index\n"
+    "    'cpu', or 'cid' to choose a thread's copy by its concurrency id: see\n"
+    "    :func:`current_cid`.\n"
+    "scope\n"
+    "    'percpu', or 'global': items are not per CPU, and have one copy, or `cpus` copies that\n"
+    "    the program chooses among. Variables and counters cannot be made in such a pool.\n"
+    "init\n"
+    "    Bytes that every copy of an item starts with, zeros following. Or a callable: for each\n"
+    "    CPU of each new range ``init(cpu, memory)`` is called with a writable memoryview of as\n"
+    "    many bytes as the CPU has there, zeros at first (`cpu` is None in a global pool). What\n"
+    "    it has written when it returns is what is in items that were never handed out before;\n"
+    "    item n starts at ``n * slot_size``. Its exception is that of the allocation.\n"
+    "constructed, ctor, dtor\n"
+    "    Freed items are in their initial state, or as ``ctor(item)`` left them: the program sees\n"
+    "    to it, and allocating such an item again costs nothing. `ctor` is called once for an\n"
+    "    item, before it is allocated for the first time; its exception is that of the\n"
+    "    allocation. ``dtor(item)`` is called once before an item's memory is given back, which\n"
+    "    :meth:`trim` and the pool's end do. The views of the item that `dtor` gets show a copy\n"
+    "    of the memory; its address is good until `dtor` returns. An exception there goes to\n"
+    "    :data:`sys.unraisablehook`.\n"
+    "robust\n"
+    "    Look for corruption, and raise :exc:`CorruptionError`: for what is freed twice or was\n"
+    "    never allocated, written after it was freed, or beyond its end, and in :meth:`close` for\n"
+    "    what was not freed.\n"
+    "poison\n"
+    "    An int of 64 bits: freed items are overwritten with it, in every copy.\n"
+    "guard\n"
+    "    The last page of each CPU's stride is no memory, so that nobody gets from one CPU's to\n"
+    "    the next by mistake: SIGSEGV. None: in a robust pool that has room for it.\n"
+    "numa\n"
+    "    Place each CPU's memory on its node.\n"
+    "name\n"
+    "    1 to 63 characters that show in ``/proc/PID/maps``, if the kernel can.\n"
+    "cache_bytes\n"
+    "    How many bytes of free items each CPU keeps at hand; by default 64 KiB.\n\n"
     "Raises :exc:`ValueError` for sizes that are not sane, :exc:`PoolExhausted` where there is\n"
-    "no memory, and :exc:`OSError` for 'cid' where the kernel has no concurrency ids.");
+    "no memory, and :exc:`OSError` for what the kernel does not have, such as concurrency ids for\n"
+    "'cid', or refuses, such as a file for the initial values.");
 
 static PyType_Slot pool_slots[] = {
     {Py_tp_doc, (void *)pool_doc},
     PERCPU_PY_SLOT(Py_tp_new, pool_new),
     PERCPU_PY_SLOT(Py_tp_dealloc, pool_dealloc),
+    PERCPU_PY_SLOT(Py_tp_finalize, pool_finalize),
     PERCPU_PY_SLOT(Py_tp_traverse, pool_traverse),
     PERCPU_PY_SLOT(Py_tp_repr, pool_repr),
-    {Py_tp_methods, pool_methods},
+    {Py_tp_methods, percpu_py_pool_methods},
     {Py_tp_getset, pool_attributes},
     {Py_tp_members, pool_members},
     PERCPU_PY_SLOT(Py_sq_length, pool_length),

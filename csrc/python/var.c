@@ -266,6 +266,8 @@ static PyObject *var_close(PyObject *op, PyObject *Py_UNUSED(unused))
                             "release them first",
                             exports);
     percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    if (self->pool != NULL)
+        percpu_py_sites_remove(self->pool, self->ptr.base); /* no leak of a robust pool */
     Py_RETURN_NONE;
 }
 

@@ -58,41 +58,40 @@ static const struct percpu_py_var_ops *code_argument(PyObject *code)
     return ops;
 }
 
-/* An item of `self->memory` with `value` in every copy. 0; an errno. */
+struct wish {
+    uint64_t value;
+    unsigned width;
+};
+
+static void *source(struct percpu_pool *memory, void *what)
+{
+    /* The first bytes of the value are those of the narrower type: all our machines are
+     * little-endian (arch.h has x86-64 and aarch64, and the build checks below). */
+    const struct wish *wish = what;
+    return wish->value == 0 ? percpu_pool_zalloc(memory)
+                            : percpu_pool_alloc_init(memory, &wish->value, wish->width);
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "source() takes the low bytes");
+
+/* 0; an errno of the core; -1 with an exception. */
 static int place(struct percpu_py_var *self, uint64_t value)
 {
-    /* The first bytes of `value` are those of the narrower type: all our machines are little-endian
-     * (arch.h has x86-64 and aarch64, and the build checks below). */
-    void *item = value == 0 ? percpu_pool_zalloc(self->memory)
-                            : percpu_pool_alloc_init(self->memory, &value, self->ops->width);
-    if (item == NULL)
-        return errno;
+    struct wish wish = {value, self->ops->width};
+    void *item = NULL;
+    int error = 0;
+    if (self->pool != NULL) {
+        error = percpu_py_pool_take(self->pool, source, &wish, &item);
+    } else {
+        self->memory = percpu_pool_shared(self->ops->width);
+        item = self->memory != NULL ? source(self->memory, &wish) : NULL;
+        error = item != NULL ? 0 : errno;
+    }
+    if (error != 0)
+        return error;
+    if (self->pool != NULL)
+        self->memory = self->pool->memory;
     self->ptr = percpu_pool_ptr(self->memory, item);
     return 0;
-}
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "place() takes the low bytes");
-
-/* 0; the errno of the core; -1 with ClosedError. */
-static int place_in_pool(struct percpu_py_var *self, uint64_t value)
-{
-    if (percpu_py_pool_hold(self->pool) != 0)
-        return -1;
-    self->memory = self->pool->memory;
-    int error = place(self, value);
-    if (error != 0)
-        percpu_py_pool_release(self->pool);
-    return error;
-}
-
-static int place_in_process(struct percpu_py_var *self, uint64_t value)
-{
-    self->memory = percpu_pool_shared(self->ops->width);
-    return self->memory != NULL ? place(self, value) : errno;
-}
-
-static int place_somewhere(struct percpu_py_var *self, uint64_t value)
-{
-    return self->pool != NULL ? place_in_pool(self, value) : place_in_process(self, value);
 }
 
 PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
@@ -112,9 +111,9 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     self->exports = SIZE_MAX; /* while the garbage collector can see it, but nobody should */
     self->ops = ops;
     self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
-    int error = place_somewhere(self, value);
+    int error = place(self, value);
     if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
-        error = place_somewhere(self, value);
+        error = place(self, value);
     if (error != 0) {
         if (error > 0)
             percpu_py_raise_errno(type, error, "no memory for a variable of %u bytes per CPU",
@@ -138,7 +137,8 @@ void percpu_py_var_give_back(struct percpu_py_var *self)
 {
     if (self->ptr.base == NULL)
         return;
-    percpu_pool_free(self->memory, self->ptr.base);
-    if (self->pool != NULL)
-        percpu_py_pool_release(self->pool);
+    if (self->pool == NULL)
+        percpu_pool_free(self->memory, self->ptr.base);
+    else
+        percpu_py_pool_give_back_quietly(self->pool, self->ptr.base);
 }

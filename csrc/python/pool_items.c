@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool_items.c - where the items of a PerCpuPool come from and go to, and their ctor and dtor.
+ *
+ * ctor is run here, not by the core, on the PerCpuItem that alloc() then returns: so a view that
+ * it keeps is a view of an item that is handed out. `constructed` says which items it has seen;
+ * one that it failed for is freed and not in the set, so that it is seen again. dtor is run by the
+ * core, when it gives memory back, on a PerCpuItem that shows a copy and is dead afterwards.
+ */
+#include "item.h"
+
+#include <errno.h>
+
+int percpu_py_pool_take(struct percpu_py_pool *self, percpu_py_source *source, void *what,
+                        void **item)
+{
+    struct percpu_py_call call;
+    if (percpu_py_pool_hold(self) != 0)
+        return -1;
+    percpu_py_call_enter(&call, self);
+    *item = source(self->memory, what);
+    int error = percpu_py_call_leave(&call, *item != NULL ? 0 : errno);
+    if (error == 0 && percpu_py_sites_add(self, *item) != 0)
+        error = -1;
+    if (error == 0)
+        return 0;
+    if (*item != NULL)
+        percpu_py_pool_give_back_quietly(self, *item);
+    else
+        percpu_py_pool_release(self);
+    return error;
+}
+
+int percpu_py_pool_give_back(struct percpu_py_pool *self, void *item)
+{
+    struct percpu_py_call call;
+    percpu_py_sites_remove(self, item); /* before another thread can allocate the item */
+    percpu_py_call_watch(&call, self);
+    percpu_pool_free(self->memory, item);
+    int result = percpu_py_call_leave(&call, 0);
+    percpu_py_pool_release(self);
+    return result;
+}
+
+void percpu_py_pool_give_back_quietly(struct percpu_py_pool *self, void *item)
+{
+    if (percpu_likely(!self->geometry.robust)) {
+        percpu_pool_free(self->memory, item);
+        percpu_py_pool_release(self);
+        return;
+    }
+    PyObject *raised = PyErr_GetRaisedException();
+    if (percpu_py_pool_give_back(self, item) != 0)
+        percpu_py_pool_unraisable(self);
+    PyErr_SetRaisedException(raised);
+}
+
+/* construction ------------------------------------------------------------------------------- */
+
+/* The set has the address already, so that this is not done twice. */
+static int run_ctor(struct percpu_py_pool *self, PyObject *item, PyObject *key)
+{
+    if (self->ctor == NULL)
+        return 0;
+    if (percpu_py_item_begin_export(item) != 0) /* ctor cannot free it, or close the pool */
+        return percpu_py_item_raise_unusable(item);
+    int done = percpu_py_call_python(self->ctor, item);
+    percpu_py_item_release(item);
+    if (done == 0)
+        return 0;
+    PyObject *raised = PyErr_GetRaisedException();
+    if (PySet_Discard(self->constructed, key) < 0)
+        PyErr_Clear(); /* an int is hashable */
+    PyErr_SetRaisedException(raised);
+    return -1;
+}
+
+int percpu_py_pool_construct(struct percpu_py_pool *self, PyObject *item)
+{
+    if (self->constructed == NULL)
+        return 0;
+    PyObject *key = PyLong_FromVoidPtr(percpu_py_as_item(item)->address);
+    int done = key != NULL ? PySet_Contains(self->constructed, key) : -1;
+    if (done == 0) {
+        done = PySet_Add(self->constructed, key);
+        if (done == 0)
+            done = run_ctor(self, item, key);
+    }
+    Py_XDECREF(key);
+    return done < 0 ? -1 : 0;
+}
+
+/* `key` is the item's address. Exceptions go to sys.unraisablehook. */
+static void run_dtor(struct percpu_py_pool *self, PyObject *key)
+{
+    PyObject *item = percpu_py_item_lend(self, PyLong_AsVoidPtr(key));
+    if (item == NULL || percpu_py_call_python(self->dtor, item) != 0)
+        PyErr_WriteUnraisable(self->dtor);
+    if (item != NULL)
+        percpu_py_item_end_loan(item);
+    Py_XDECREF(item);
+}
+
+static void destruct(struct percpu_py_pool *self, void *item)
+{
+    PyObject *key = PyLong_FromVoidPtr(item);
+    int constructed = key != NULL ? PySet_Discard(self->constructed, key) : -1;
+    if (constructed < 0)
+        PyErr_WriteUnraisable(self->dtor);
+    else if (constructed > 0 && self->dtor != NULL)
+        run_dtor(self, key);
+    Py_XDECREF(key);
+}
+
+/* The core asks nothing more of an item that came out of a ctor. */
+int percpu_py_ctor(void *Py_UNUSED(pool), void *Py_UNUSED(item))
+{
+    return 0;
+}
+
+void percpu_py_dtor(void *pool, void *item)
+{
+    struct percpu_py_pool *self = pool;
+    struct percpu_py_call *call = self->finalized ? NULL : percpu_py_call_back(self);
+    if (call == NULL)
+        return;
+    destruct(self, item);
+    percpu_py_call_resume(call);
+}
+
+void percpu_py_pool_destruct(struct percpu_py_pool *self)
+{
+    while (self->dtor != NULL && PySet_GET_SIZE(self->constructed) > 0) {
+        PyObject *key = PySet_Pop(self->constructed);
+        if (key == NULL) { /* another thread was faster */
+            PyErr_Clear();
+            return;
+        }
+        run_dtor(self, key);
+        Py_DECREF(key);
+    }
+}
