@@ -11,7 +11,7 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import percpu
@@ -125,11 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what percpu found on this machine")
     info.set_defaults(command=_info, prog=info.prog)
 
-    config = commands.add_parser("config", help="how to compile C code against the headers")
-    what = config.add_mutually_exclusive_group(required=True)
-    what.add_argument("--cflags", action="store_true", help="print the compiler's flags")
-    what.add_argument("--include", action="store_true", help="print the directory of the headers")
-    config.set_defaults(command=_config, prog=config.prog)
+    _add_config(commands)
     return parser
 
 
@@ -208,6 +204,22 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     command.add_argument("--json", type=_out_file, metavar="FILE", help="write all samples here")
     command.set_defaults(command=_bench, prog=command.prog)
+
+
+def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "config",
+        help="how to compile and link C code",
+        description="Print the flags that a C compiler needs, on one line. Programs need the "
+        "library; what is loaded into Python uses the core that is there.",
+    )
+    command.add_argument("--cflags", action="store_true", help="for code that includes percpu/*.h")
+    command.add_argument("--include", action="store_true", help="the directory of the headers")
+    command.add_argument("--libs", action="store_true", help="to link a program with libpercpu.a")
+    command.add_argument(
+        "--compat-cflags", action="store_true", help="for code that includes librseq's mempool.h"
+    )
+    command.set_defaults(command=_config, prog=command.prog)
 
 
 # ---- commands -----------------------------------------------------------------------------
@@ -293,6 +305,26 @@ def _info(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     include = percpu.get_include()
-    # -fPIC also for programs: percpu_runtime lives in a library, and must not be copied out of it.
-    print(include if options.include else f"-I{shlex.quote(include)} -fPIC")
+    flags = [*_compiler_flags(options, include), *(_library_flags() if options.libs else ())]
+    if not flags and not options.include:
+        raise CannotRunError("choose from --cflags --include --libs --compat-cflags")
+    if flags and options.include:
+        raise CannotRunError("--include prints a directory, and goes with no other option")
+    print(shlex.join(flags) if flags else include)
     return 0
+
+
+def _compiler_flags(options: argparse.Namespace, include: str) -> Iterator[str]:
+    if options.cflags:
+        # -fPIC also for programs: percpu_runtime may be in a library, and must not be copied out.
+        yield from (f"-I{include}", "-fPIC")
+    if options.compat_cflags:
+        yield f"-I{include}/percpu/compat"
+
+
+def _library_flags() -> Iterator[str]:
+    directory = Path(percpu.__file__).resolve().parent / "lib"
+    if not (directory / "libpercpu.a").is_file():
+        raise CannotRunError(f"there is no libpercpu.a in {str(directory)!r}: install percpu again")
+    # Threads are registered, and handlers of fork() installed: no unloading of what contains them.
+    yield from (f"-L{directory}", "-lpercpu", "-pthread", "-Wl,-z,nodelete")
