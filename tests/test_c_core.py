@@ -32,6 +32,7 @@ FLAGS = (
 CORE_FLAGS = ("-DPERCPU_BUILDING_CORE", "-fvisibility=hidden")
 SKIPPED = 77  # exit status of a program that cannot run here; stdout ends with the reason
 DEADLINE = 150  # seconds; the programs have shorter ones of their own
+RACE_SECONDS = os.environ.get("PERCPU_INIT_RACE_SECONDS", "10" if THOROUGH else "2")
 MODE_ASKED = os.environ.get("PERCPU_RSEQ", "") not in ("", "glibc")
 TUNABLES = os.environ.get("GLIBC_TUNABLES", "")
 SLOW_STEPS = "single-stepping through instrumented code takes minutes"
@@ -63,6 +64,7 @@ class Configuration:
 THREADED = (
     "test_counter_threads",
     "test_locks",
+    "test_pool_init_race",
     "test_pool_threads",
     "test_registration",
     "test_remote",
@@ -190,6 +192,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program, with variables added to the environment, or removed where empty."""
     added = {"PERCPU_TEST_EFFORT": "100" if THOROUGH else "30"}
+    added["PERCPU_INIT_RACE_SECONDS"] = RACE_SECONDS
     added |= dict(configuration.environment) | environment
     whole = {name: value for name, value in {**os.environ, **added}.items() if value != ""}
     command = [*configuration.runner, str(program), *arguments]
