@@ -20,6 +20,15 @@ EMPTY = "empty"
 POOL = "pool"
 """Allocating an item of a pool and freeing it: not a scheme either."""
 
+ROBUST = "robust"
+"""The same in a robust pool."""
+
+HANDOVER = "handover"
+"""Items allocated by one thread and freed by another: `ns_per_add` is the time per item."""
+
+RING = "ring"
+"""What the items of `HANDOVER` go through, without a pool."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scheme:

@@ -22,13 +22,14 @@ from dataclasses import dataclass, replace
 
 import percpu
 from percpu import _calls, _core, _harness, _machine
-from percpu._harness import EMPTY, POOL, Run, race_once
+from percpu._harness import EMPTY, HANDOVER, POOL, RING, ROBUST, Run, race_once
 from percpu._stats import Spread
 
 __all__ = ["Line", "Report", "Result", "lines", "run", "steps"]
 
 _MANY_CPUS = 512
 _ITEMS_WRITTEN = 512
+_SMALL_ITEMS = 10_000
 _KIB = 1024
 
 Sampler = Callable[[float], float]
@@ -166,19 +167,25 @@ def _two_threads(counters: tuple[percpu.PerCpuCounter, percpu.PerCpuCounter]) ->
     return sample
 
 
+def _pool(what: str, cpus: int) -> Sampler:
+    """Sample ns of an operation on pools for `cpus` CPUs, as csrc/race/bench.h has them."""
+    return lambda seconds: _core._bench_pool(what, cpus, seconds)
+
+
 def _map(cpus: int) -> Sampler:
     """Sample ns of mapping, touching and unmapping what a pool for `cpus` takes of addresses."""
-
-    def sample(seconds: float) -> float:
-        _, length = _core._bench_create(cpus, 1e-6)
-        return _core._bench_map(length, seconds)
-
-    return sample
+    return lambda seconds: _core._bench_map(_core._bench_length(cpus), seconds)
 
 
 def _extra_memory(cpus: int) -> float:
-    resident, written = _core._bench_resident(cpus, _ITEMS_WRITTEN)
+    """Return the KiB that written items took beyond the pages they are in."""
+    resident, written, _ = _core._bench_resident(cpus, _ITEMS_WRITTEN, 64)
     return (resident - written) / _KIB
+
+
+def _all_memory(cpus: int) -> float:
+    """Return the MiB that many small items took in all."""
+    return _core._bench_resident(cpus, _SMALL_ITEMS, 8)[0] / _KIB**2
 
 
 def _native_lines() -> list[Line]:
@@ -189,13 +196,18 @@ def _native_lines() -> list[Line]:
     var_2 = Subject("this_cpu_add, 2 threads", _adds("var", 2))
     pool = Subject("pool alloc+free, 1 thread", _adds(POOL))
     pool_2 = Subject("pool alloc+free, 2 threads", _adds(POOL, 2))
+    pair = replace(pool, name="pool alloc+free")
     return [
         Line(var, xadd, 0.20, off),
         Line(var_2, replace(var, name="1 thread"), 1.10, off_2),
         Line(Subject("counter add, batch 32", _adds("counter-32")), xadd, 0.25, off),
         Line(Subject("counter add, batch 1024", _adds("counter-1024")), xadd, 0.18, off),
-        Line(pool, xadd, 0.80, off),
+        Line(pool, xadd, 0.60, off),
         Line(pool_2, replace(pool, name="1 thread"), 1.20, off_2),
+        # Per item, the ring's own part included; and that part by itself.
+        Line(Subject("producer/consumer + ring", _adds(HANDOVER, 2)), pair, 10.0, off_2),
+        Line(Subject("that ring without a pool", _adds(RING, 2)), pair, None, off_2),
+        Line(Subject("robust pool alloc+free", _adds(ROBUST)), pair, 3.0, off),
         Line(Subject("mutex + add, 1 thread", _adds("mutex")), xadd, None),
         Line(Subject("empty native loop", _adds(EMPTY)), xadd, None),
     ]
@@ -204,16 +216,26 @@ def _native_lines() -> list[Line]:
 def _pool_lines() -> list[Line]:
     few = max(2, _machine.copies())
     many = max(_MANY_CPUS, few)
-    as_large = "this machine is as large" if many == few else ""
     no_rollup = "" if os.path.exists("/proc/self/smaps_rollup") else "needs /proc/self/smaps_rollup"
-    fresh = Subject(f"fresh item, {many}-CPU pool", lambda s: _core._bench_fresh(many, s))
-    fresh_few = Subject(f"{few}-CPU pool", lambda s: _core._bench_fresh(few, s))
-    make = Subject(f"make + close, {many}-CPU pool", lambda s: _core._bench_create(many, s)[0])
+
+    def against_few(name: str, what: str, kind: str, target: float | None) -> Line:
+        subject = Subject(f"{name}, {many}-CPU {kind}", _pool(what, many))
+        reference = Subject(f"{few}-CPU {kind}", _pool(what, few))
+        return Line(subject, reference, target, "this machine is as large" if many == few else "")
+
+    make = Subject(f"make + close, {many}-CPU pool", _pool("make", many))
+    make_init = Subject(f"make + close, {many}-CPU init", _pool("make init", many))
     extra = Subject(f"extra memory, {many}-CPU pool", lambda s: _extra_memory(many), "KiB")
+    small = Subject(f"memory of {_SMALL_ITEMS} items, MiB", lambda s: _all_memory(many), "MiB")
     return [
-        Line(fresh, fresh_few, 1.50, as_large),
+        against_few("fresh item", "fresh", "pool", 1.50),
+        against_few("reused item", "recycled", "pool", 4.0),
         Line(make, Subject("map+touch+unmap", _map(many)), 8.0),
+        against_few("same bytes", "fresh same", "init", 1.50),
+        against_few("other bytes", "fresh other", "init", None),
+        Line(make_init, Subject(f"{many} file maps", _pool("file maps", many)), 1.30),
         Line(extra, None, 16.0, no_rollup),
+        Line(small, None, 1.0, no_rollup),
     ]
 
 

@@ -17,11 +17,17 @@ TARGETS = {
     "this_cpu_add, 2 threads / 1 thread": 1.10,
     "counter add, batch 32 / lock xadd": 0.25,
     "counter add, batch 1024 / lock xadd": 0.18,
-    "pool alloc+free, 1 thread / lock xadd": 0.80,
+    "pool alloc+free, 1 thread / lock xadd": 0.60,
     "pool alloc+free, 2 threads / 1 thread": 1.20,
+    "producer/consumer + ring / pool alloc+free": 10.0,
+    "robust pool alloc+free / pool alloc+free": 3.0,
     "fresh item, 512-CPU pool / {few}-CPU pool": 1.50,
+    "reused item, 512-CPU pool / {few}-CPU pool": 4.0,
     "make + close, 512-CPU pool / map+touch+unmap": 8.0,
+    "same bytes, 512-CPU init / {few}-CPU init": 1.50,
+    "make + close, 512-CPU init / 512 file maps": 1.30,
     "extra memory, 512-CPU pool": 16.0,
+    "memory of 10000 items, MiB": 1.0,
     "Python c.inc() / no-op method": 1.35,
     "Python c.add(1) / no-op method(1)": 1.60,
     "Python shared c, 2 threads / a counter each": 1.30,
@@ -38,8 +44,13 @@ def test_every_target_has_its_line() -> None:
         line = lines[title.format(few=few)]
         for_python = title.startswith("Python c.")
         assert line.target == (target if aimed_at or not for_python else None), title
-    others = [line for title, line in lines.items() if line.target is None]
-    assert {line.subject.name for line in others} >= {"mutex + add, 1 thread", "empty native loop"}
+    others = {line.subject.name for line in lines.values() if line.target is None}
+    assert others >= {
+        "mutex + add, 1 thread",
+        "empty native loop",
+        "that ring without a pool",
+        "other bytes, 512-CPU init",
+    }
 
 
 def test_every_line_gives_a_figure_or_a_reason() -> None:
@@ -103,7 +114,11 @@ def test_what_fails_is_an_error_and_the_rest_is_measured(monkeypatch: pytest.Mon
     assert error.startswith("make + close, 512-CPU pool: OSError")
     assert "no memory here" in error
     measured = [result.line.subject.name for result in report.results if not result.error]
-    assert measured == ["fresh item, 512-CPU pool", "extra memory, 512-CPU pool"]
+    assert measured == [
+        "fresh item, 512-CPU pool",
+        "reused item, 512-CPU pool",
+        "extra memory, 512-CPU pool",
+    ]
 
 
 def test_two_threads_count_on_the_counters_they_were_given() -> None:
@@ -131,7 +146,13 @@ def _titles_and_reasons(prepare: str, **environment: str) -> dict[str, str]:
 
 def test_without_rseq_its_targets_are_not_measured() -> None:
     reasons = _titles_and_reasons("", PERCPU_RSEQ="none")
-    for name in ("this_cpu_add, 1 thread", "counter add, batch 32", "pool alloc+free, 1 thread"):
+    for name in (
+        "this_cpu_add, 1 thread",
+        "counter add, batch 32",
+        "pool alloc+free, 1 thread",
+        "producer/consumer + ring",
+        "robust pool alloc+free",
+    ):
         assert reasons[name] == "rseq is off in this process"
     assert reasons["Python c.inc()"] == ""
 
@@ -139,40 +160,118 @@ def test_without_rseq_its_targets_are_not_measured() -> None:
 def test_on_one_cpu_two_threads_are_not_measured() -> None:
     reasons = _titles_and_reasons("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")
     assert reasons["this_cpu_add, 2 threads"] in ("needs two CPUs", "rseq is off in this process")
+    assert reasons["producer/consumer + ring"] == reasons["this_cpu_add, 2 threads"]
     assert reasons["Python shared c, 2 threads"] != ""
     assert reasons["mutex + add, 1 thread"] == ""
 
 
 # ---- the native functions -----------------------------------------------------------------
 
+POOL_BENCHES = [
+    "fresh",
+    "fresh same",
+    "fresh other",
+    "recycled",
+    "make",
+    "make init",
+    "file maps",
+]
 
-def test_the_extra_memory_of_a_large_pool_is_small() -> None:
+
+@pytest.mark.parametrize("what", POOL_BENCHES)
+def test_what_is_done_with_pools_takes_time(what: str) -> None:
+    few = max(2, _machine.copies())
+    for cpus in {few, max(512, few)}:
+        assert _core._bench_pool(what, cpus, 1e-6) > 0
+
+
+@pytest.mark.parametrize("what", POOL_BENCHES)
+def test_pools_that_cannot_be_made_are_an_error(what: str) -> None:
+    """With too little address space: in a process of its own, because the limit stays."""
+    code = (
+        "import resource\n"
+        "from percpu import _core\n"
+        "with open('/proc/self/statm') as sizes:\n"
+        "    used = int(sizes.read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)\n"
+        f"_core._bench_pool({what!r}, 8192, 1e-6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "MemoryError"
+
+
+@pytest.mark.parametrize("name", ["handover", "ring"])
+def test_items_are_handed_over_by_two_threads(name: str) -> None:
+    for _ in range(20):  # they end in either order
+        run = _core._race_run(name, 2, 0.001, True, False)
+        assert run["adds"] >= 2048
+        assert run["sum"] == 0  # allocations that failed
+    for threads in (1, 3):
+        with pytest.raises(ValueError, match=f"threads must be from 2 to 2, not {threads}"):
+            _core._race_run(name, threads, 0.001, True, False)
+
+
+def test_items_are_handed_over_on_one_cpu_too() -> None:
+    code = (
+        "import os\n"
+        "from percpu import _core\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "run = _core._race_run('handover', 2, 0.02, True, False)\n"
+        "print(run['adds'] >= 2048, run['sum'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0"]
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"), reason="there is no smaps_rollup in /proc"
+)
+def test_the_memory_of_a_large_pool_is_what_was_written() -> None:
     """512 CPUs' worth of copies cost address space, not memory. 64 KiB leaves room for others."""
-    if not os.path.exists("/proc/self/smaps_rollup"):
-        pytest.skip("there is no smaps_rollup in /proc")
     cpus = max(512, _machine.copies())
-    resident, written = _core._bench_resident(cpus, 512)
+    resident, written, counted = _core._bench_resident(cpus, 512, 64)
     assert written == 2 * 512 * 64
     assert resident - written < 64 << 10
+    assert written < counted <= resident + (64 << 10)
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"), reason="there is no smaps_rollup in /proc"
+)
+def test_the_memory_of_many_small_items_is_small() -> None:
+    cpus = max(512, _machine.copies())
+    resident, written, counted = _core._bench_resident(cpus, 10_000, 8)
+    assert 2 * 10_000 * 8 <= written < 2 * (10_000 * 8 + 2 * 4096)  # in two ranges
+    assert written < counted
+    assert max(resident, counted) <= 1 << 20
+
+
+def test_items_that_share_pages_are_not_counted_twice() -> None:
+    few = max(2, _machine.copies())
+    for size, slot in [(3, 4), (24, 24), (3000, 3000), (4096, 4096)]:  # in and across pages
+        _, written, _ = _core._bench_resident(few, 21, size)
+        least = -(-21 * slot // 4096)
+        assert least <= written / (2 * 4096) <= least + 1
 
 
 def test_the_address_space_of_a_pool_is_what_it_is_compared_with() -> None:
     cpus = max(512, _machine.copies())
-    ns, length = _core._bench_create(cpus, 1e-6)
-    assert ns > 0
-    assert length >= cpus * (64 << 10)
+    assert _core._bench_length(cpus) >= cpus * (64 << 10)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: _core._bench_fresh(0, 0.01), "cpus must be from"),
-        (lambda: _core._bench_fresh(8193, 0.01), "not 8193"),
-        (lambda: _core._bench_fresh(512, 0.0), "seconds"),
-        (lambda: _core._bench_create(512, float("nan")), "seconds"),
-        (lambda: _core._bench_create(-1, 0.01), "not -1"),
+        (lambda: _core._bench_pool("fresh", 0, 0.01), "cpus must be from"),
+        (lambda: _core._bench_pool("make", 8193, 0.01), "not 8193"),
+        (lambda: _core._bench_pool("fresh", 512, 0.0), "seconds"),
+        (lambda: _core._bench_pool("recycled", 512, float("nan")), "seconds"),
+        (lambda: _core._bench_pool("stale", 512, 0.01), "not 'stale'"),
+        (lambda: _core._bench_length(-1), "not -1"),
         (lambda: _core._bench_map(0, 0.01), "length must be from 1"),
-        (lambda: _core._bench_resident(512, 0), "items must be from 1"),
+        (lambda: _core._bench_resident(512, 0, 8), "items must be from 1"),
+        (lambda: _core._bench_resident(512, 1, 0), "size must be from 1 to"),
+        (lambda: _core._bench_resident(512, 1, 4097), "not 4097"),
     ],
 )
 def test_bad_arguments_of_the_native_functions(call: object, words: str) -> None:
@@ -181,8 +280,6 @@ def test_bad_arguments_of_the_native_functions(call: object, words: str) -> None
         call()
 
 
-def test_too_many_items_or_too_much_address_space_is_an_error() -> None:
-    with pytest.raises(OSError, match="Invalid argument"):
-        _core._bench_resident(max(2, _machine.copies()), 1 << 20)  # more than one range holds
+def test_too_much_address_space_is_an_error() -> None:
     with pytest.raises(MemoryError):
         _core._bench_map(1 << 60, 0.01)

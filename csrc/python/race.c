@@ -15,6 +15,8 @@
 #include "../race/harness.h"
 
 #define MAX_SECONDS 3600.0
+#define MAX_ITEMS 65536
+#define MAX_ITEM_SIZE 4096
 
 int percpu_py_add_race(PyObject *module);
 
@@ -46,6 +48,13 @@ static int range_argument(const char *name, long value, long least, long most)
         return 0;
     PyErr_Format(PyExc_ValueError, "%s must be from %ld to %ld, not %ld", name, least, most, value);
     return -1;
+}
+
+static int threads_argument(const struct percpu_scheme *scheme, long threads)
+{
+    unsigned only = scheme->threads;
+    return range_argument("threads", threads, only != 0 ? only : 1,
+                          only != 0 ? only : PERCPU_RACE_MAX_THREADS);
 }
 
 /* Steals `value`, which may be NULL. 0, or -1 with an exception. */
@@ -160,8 +169,7 @@ static PyObject *race_run(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "sldpp:_race_run", &name, &threads, &seconds, &pin, &read))
         return NULL;
     const struct percpu_scheme *scheme = scheme_argument(name);
-    if (scheme == NULL ||
-        range_argument("threads", threads, 1, (long)PERCPU_RACE_MAX_THREADS) != 0 ||
+    if (scheme == NULL || threads_argument(scheme, threads) != 0 ||
         duration_argument(seconds, &options.duration_ns) != 0)
         return NULL;
     options.threads = (unsigned)threads;
@@ -187,51 +195,48 @@ static PyObject *race_run(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* ---- the benchmark's own ---------------------------------------------------------------- */
 
-static int pool_arguments(PyObject *args, const char *format, long *cpus, uint64_t *min_ns)
+static int cpus_argument(long cpus)
 {
-    double seconds;
-    if (!PyArg_ParseTuple(args, format, cpus, &seconds) ||
-        range_argument("cpus", *cpus, (long)percpu_nr_cpus(), PERCPU_MAX_CPUS) != 0)
-        return -1;
-    return duration_argument(seconds, min_ns);
+    return range_argument("cpus", cpus, (long)percpu_nr_cpus(), PERCPU_MAX_CPUS);
 }
 
-PyDoc_STRVAR(bench_fresh_doc,
-             "_bench_fresh($module, cpus, seconds, /)\n--\n\n"
-             "Return the ns of allocating a fresh zeroed item in a pool for cpus CPUs.");
+PyDoc_STRVAR(bench_pool_doc,
+             "_bench_pool($module, what, cpus, seconds, /)\n--\n\n"
+             "Return the ns of an operation on pools for cpus CPUs: see struct percpu_bench.");
 
-static PyObject *bench_fresh(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *bench_pool(PyObject *Py_UNUSED(module), PyObject *args)
 {
+    const char *what;
     long cpus;
+    double seconds, ns = 0;
     uint64_t min_ns;
-    double ns = 0;
     int failed;
-    if (pool_arguments(args, "ld:_bench_fresh", &cpus, &min_ns) != 0)
+    if (!PyArg_ParseTuple(args, "sld:_bench_pool", &what, &cpus, &seconds))
+        return NULL;
+    const struct percpu_bench *bench = percpu_bench_find(what);
+    if (bench == NULL)
+        return PyErr_Format(PyExc_ValueError,
+                            "what must be one of those in csrc/race/bench.c, not '%s'", what);
+    if (cpus_argument(cpus) != 0 || duration_argument(seconds, &min_ns) != 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    failed = percpu_bench_fresh((unsigned)cpus, min_ns, &ns);
+    failed = bench->sample((unsigned)cpus, min_ns, &ns);
     Py_END_ALLOW_THREADS
     return failed ? run_failed(errno) : PyFloat_FromDouble(ns);
 }
 
-PyDoc_STRVAR(
-    bench_create_doc,
-    "_bench_create($module, cpus, seconds, /)\n--\n\n"
-    "Return (ns, length): creating and closing a pool for cpus CPUs, and its address space.");
+PyDoc_STRVAR(bench_length_doc, "_bench_length($module, cpus, /)\n--\n\n"
+                               "Return the bytes of address space of a pool for cpus CPUs.");
 
-static PyObject *bench_create(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *bench_length(PyObject *Py_UNUSED(module), PyObject *args)
 {
     long cpus;
-    uint64_t min_ns;
-    double ns = 0;
-    size_t length = 0;
-    int failed;
-    if (pool_arguments(args, "ld:_bench_create", &cpus, &min_ns) != 0)
+    size_t length;
+    if (!PyArg_ParseTuple(args, "l:_bench_length", &cpus) || cpus_argument(cpus) != 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    failed = percpu_bench_create((unsigned)cpus, min_ns, &ns, &length);
-    Py_END_ALLOW_THREADS
-    return failed ? run_failed(errno) : Py_BuildValue("(dn)", ns, (Py_ssize_t)length);
+    if (percpu_bench_length((unsigned)cpus, &length) != 0)
+        return run_failed(errno);
+    return PyLong_FromSize_t(length);
 }
 
 PyDoc_STRVAR(bench_map_doc,
@@ -254,30 +259,32 @@ static PyObject *bench_map(PyObject *Py_UNUSED(module), PyObject *args)
     return failed ? run_failed(errno) : PyFloat_FromDouble(ns);
 }
 
-PyDoc_STRVAR(bench_resident_doc,
-             "_bench_resident($module, cpus, items, /)\n--\n\n"
-             "Return (resident, written) bytes of a pool for cpus CPUs after items were written on "
-             "two CPUs.");
+PyDoc_STRVAR(
+    bench_resident_doc,
+    "_bench_resident($module, cpus, items, size, /)\n--\n\n"
+    "Return (resident, written, counted), the bytes of a pool for cpus CPUs after items of\n"
+    "size bytes were written on two CPUs: see struct percpu_bench_memory.");
 
 static PyObject *bench_resident(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    long cpus, items;
-    size_t resident = 0, written = 0;
-    if (!PyArg_ParseTuple(args, "ll:_bench_resident", &cpus, &items) ||
-        range_argument("cpus", cpus, (long)percpu_nr_cpus(), PERCPU_MAX_CPUS) != 0 ||
-        range_argument("items", items, 1, 1 << 20) != 0)
+    long cpus, items, size;
+    struct percpu_bench_memory memory;
+    if (!PyArg_ParseTuple(args, "lll:_bench_resident", &cpus, &items, &size) ||
+        cpus_argument(cpus) != 0 || range_argument("items", items, 1, MAX_ITEMS) != 0 ||
+        range_argument("size", size, 1, MAX_ITEM_SIZE) != 0)
         return NULL;
-    int failed = percpu_bench_resident((unsigned)cpus, (unsigned)items, &resident, &written);
-    return failed ? run_failed(errno)
-                  : Py_BuildValue("(nn)", (Py_ssize_t)resident, (Py_ssize_t)written);
+    if (percpu_bench_resident((unsigned)cpus, (unsigned)items, (size_t)size, &memory) != 0)
+        return run_failed(errno);
+    return Py_BuildValue("(nnn)", (Py_ssize_t)memory.resident, (Py_ssize_t)memory.written,
+                         (Py_ssize_t)memory.counted);
 }
 
 static PyMethodDef functions[] = {
     {"_race_schemes", race_schemes, METH_NOARGS, race_schemes_doc},
     {"_race_bytes", race_bytes, METH_VARARGS, race_bytes_doc},
     {"_race_run", race_run, METH_VARARGS, race_run_doc},
-    {"_bench_fresh", bench_fresh, METH_VARARGS, bench_fresh_doc},
-    {"_bench_create", bench_create, METH_VARARGS, bench_create_doc},
+    {"_bench_pool", bench_pool, METH_VARARGS, bench_pool_doc},
+    {"_bench_length", bench_length, METH_VARARGS, bench_length_doc},
     {"_bench_map", bench_map, METH_VARARGS, bench_map_doc},
     {"_bench_resident", bench_resident, METH_VARARGS, bench_resident_doc},
     {NULL, NULL, 0, NULL},

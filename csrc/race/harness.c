@@ -174,7 +174,8 @@ int percpu_race_run(const struct percpu_scheme *scheme, const struct percpu_race
     struct percpu_race race = {.scheme = scheme, .options = options};
     int error = ENOMEM;
     memset(result, 0, sizeof *result);
-    if (options->threads < 1 || options->threads > PERCPU_RACE_MAX_THREADS) {
+    if (options->threads < 1 || options->threads > PERCPU_RACE_MAX_THREADS ||
+        (scheme->threads != 0 && scheme->threads != options->threads)) {
         errno = EINVAL;
         return -1;
     }

@@ -51,7 +51,8 @@ struct percpu_race_result {
 };
 
 /*
- * Race one scheme once. Returns 0; -1 with errno EINVAL (bad options), ENOMEM, EAGAIN (the system
+ * Race one scheme once. Returns 0; -1 with errno EINVAL (bad options, or a number of threads that
+ * the scheme is not for), ENOMEM, EAGAIN (the system
  * has no room for so many threads) or ECANCELED (poll() called it off). All threads are gone when
  * it returns. Thread-safe, but runs at the same time disturb each other.
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* pool_pair.c - not a scheme: allocating an item and freeing it, for the benchmark. */
+/* pool_pair.c - no schemes: allocating an item and freeing it, in two kinds of pools. */
 #include <stdlib.h>
 
 #include "scheme.h"
@@ -9,32 +9,51 @@ struct pair {
     int64_t failed;
 };
 
-typedef struct pair *handle;
+/* The pool is in the caller's hand, as in any program that uses one. */
+typedef struct {
+    struct percpu_pool *pool;
+    int64_t *failed;
+} handle;
 
 static handle handle_of(void *state)
 {
-    return state;
+    struct pair *pair = state;
+    return (handle){pair->pool, &pair->failed};
 }
 
 PERCPU_INLINE void add(handle h)
 {
-    void *item = percpu_pool_alloc(h->pool);
+    void *item = percpu_pool_alloc(h.pool);
     if (percpu_unlikely(item == NULL))
-        __atomic_fetch_add(&h->failed, 1, __ATOMIC_RELAXED);
-    percpu_pool_free(h->pool, item);
+        __atomic_fetch_add(h.failed, 1, __ATOMIC_RELAXED);
+    percpu_pool_free(h.pool, item);
 }
 
 #include "add_loop.h"
 
-static void *create(unsigned cpus)
+static void *create_with(unsigned cpus, bool robust)
 {
-    struct percpu_pool_attr attr = {.item_size = sizeof(int64_t), .cpus = cpus};
+    struct percpu_pool_attr attr = {
+        .item_size = sizeof(int64_t),
+        .cpus = cpus,
+        .robust = robust,
+    };
     struct pair *pair = percpu_scheme_alloc(sizeof *pair);
     if (pair != NULL && (pair->pool = percpu_pool_create(&attr)) == NULL) {
         free(pair);
         return NULL;
     }
     return pair;
+}
+
+static void *create(unsigned cpus)
+{
+    return create_with(cpus, false);
+}
+
+static void *create_robust(unsigned cpus)
+{
+    return create_with(cpus, true);
 }
 
 static void destroy(void *state)
@@ -60,6 +79,17 @@ const struct percpu_scheme percpu_scheme_pool = {
     .title = "allocate an item and free it",
     .promise = PERCPU_SCHEME_NO_SUM,
     .create = create,
+    .destroy = destroy,
+    .add = add_loop,
+    .sum = sum,
+    .bytes = bytes,
+};
+
+const struct percpu_scheme percpu_scheme_robust = {
+    .name = "robust",
+    .title = "allocate an item of a robust pool and free it",
+    .promise = PERCPU_SCHEME_NO_SUM,
+    .create = create_robust,
     .destroy = destroy,
     .add = add_loop,
     .sum = sum,

@@ -22,6 +22,7 @@ struct percpu_scheme {
     const char *name;  /* what the command line calls it */
     const char *title; /* what it is, in a few words */
     enum percpu_scheme_promise promise;
+    unsigned threads; /* how many it is for; 0: any number */
 
     /* Make a counter of 0 for `cpus` = percpu_nr_cpus(); NULL with errno kept. */
     void *(*create)(unsigned cpus);
@@ -55,7 +56,8 @@ const struct percpu_scheme *percpu_scheme_find(const char *name);
 
 extern const struct percpu_scheme percpu_scheme_empty, percpu_scheme_racy, percpu_scheme_mutex,
     percpu_scheme_atomic, percpu_scheme_packed, percpu_scheme_padded, percpu_scheme_tls,
-    percpu_scheme_var, percpu_scheme_counter_32, percpu_scheme_counter_1024, percpu_scheme_pool;
+    percpu_scheme_var, percpu_scheme_counter_32, percpu_scheme_counter_1024, percpu_scheme_pool,
+    percpu_scheme_robust, percpu_scheme_handover, percpu_scheme_ring;
 
 /* Zeroed memory that starts a cache line and shares its last one with nothing: what is timed must
  * not depend on what malloc() puts beside it. Free it with free(). NULL with errno ENOMEM. */
