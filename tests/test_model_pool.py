@@ -11,9 +11,9 @@ import pytest
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from together import run_forked
 
 import percpu
-from together import run_forked
 
 Contents = list[bytearray]  # for each CPU
 
