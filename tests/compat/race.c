@@ -10,12 +10,13 @@
 #include <rseq/mempool.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "check.h"
 
-enum { LENGTH = 1024, ITEMS = RSEQ_MEMPOOL_STRIDE / LENGTH, ROUNDS = 1500 };
+enum { LENGTH = 1024, ITEMS = RSEQ_MEMPOOL_STRIDE / LENGTH, ROUNDS = 6000 };
 
 struct record {
     char bytes[LENGTH];
@@ -26,13 +27,23 @@ enum { WAIT, WRITE, STOP };
 static int phase; /* an atomic: WRITE asks for a write, the writer answers with WAIT */
 static struct record *beside;
 
+/* Until the phase is one of `phases`, a set of bits; on the CPU, for as long as nobody else wants
+ * it. Returns the phase. */
+static int wait_for(unsigned phases)
+{
+    int now;
+    for (unsigned turns = 1; !(phases >> (now = __atomic_load_n(&phase, __ATOMIC_ACQUIRE)) & 1);
+         turns++)
+        if (turns % 1024 == 0)
+            sched_yield();
+    return now;
+}
+
 static void *writer(void *unused)
 {
-    unsigned random = 1, state;
+    unsigned random = 1;
     for (;;) {
-        while ((state = (unsigned)__atomic_load_n(&phase, __ATOMIC_ACQUIRE)) == WAIT)
-            ;
-        if (state == STOP)
+        if (wait_for(1 << WRITE | 1 << STOP) == STOP)
             return unused;
         random = random * 1103515245 + 12345;
         for (unsigned delay = random >> 17; delay > 0; delay--)
@@ -86,8 +97,7 @@ static void race(struct rseq_mempool *pool, struct record *target, int count, in
         CHECK(items[i] != NULL);
         expect(&items[i], 1, &init);
     }
-    while (__atomic_load_n(&phase, __ATOMIC_ACQUIRE) != WAIT)
-        ;
+    wait_for(1 << WAIT);
     expect(items, count, &init);
     CHECK(target->bytes[0] == 1);
     for (int i = 0; i < count; i++)
