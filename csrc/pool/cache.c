@@ -141,12 +141,12 @@ static void restore_all(struct percpu_pool *pool, uint64_t *entries, size_t coun
         entries[i] |= CLEAN;
 }
 
-/* Restore those that are not clean; the order changes. */
+/* Restore those that are not clean, but leave what range_init wrote in fresh ones; the order changes. */
 static void make_clean(struct percpu_pool *pool, uint64_t *entries, size_t count)
 {
     size_t clean = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!(entries[i] & CLEAN))
+        if (!(entries[i] & MARKS))
             continue;
         uint64_t entry = entries[clean];
         entries[clean++] = entries[i];
@@ -242,7 +242,9 @@ uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen, struct im
 uint64_t percpu_cache_convert(struct percpu_pool *pool, uint64_t entry, struct image image)
 {
     uint64_t entries[1 + CACHE_ENTRIES] = {entry};
-    size_t count = 1 + pop_many(pool, pool->marked, entries + 1), ours = 0;
+    size_t count = 1, ours = 0;
+    if (pool->space->range_init == NULL) /* what it wrote in fresh ones stays */
+        count += pop_many(pool, pool->marked, entries + 1);
     percpu_copies_convert(pool, entries, count, image);
     while (entry_item(entries[ours]) != entry_item(entry))
         ours++;
