@@ -52,10 +52,12 @@ static size_t take_from(struct block *block, uint64_t *entries, size_t wanted)
     while (taken < wanted && block->free_count > 0)
         entries[taken++] = entry_of(block, block->free_items[--block->free_count]);
     uint32_t cut = block->cut;
-    /* What range_init wrote is not known. */
-    uint64_t fresh = block->range->space->range_init != NULL ? FRESH : FRESH | CLEAN;
+    bool unknown = block->range->space->range_init != NULL;
+    uint64_t fresh = unknown ? FRESH : FRESH | CLEAN;
     for (; taken < wanted && cut < pool->block_items; cut++) {
         prepare(block, cut);
+        if (unknown && pool->robust)
+            percpu_copies_tidy(pool, block_item(block, cut));
         entries[taken++] = (uintptr_t)block_item(block, cut) | fresh;
     }
     __atomic_store_n(&block->cut, cut, __ATOMIC_RELAXED);

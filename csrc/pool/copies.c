@@ -219,6 +219,13 @@ void percpu_copies_set(struct percpu_pool *pool, uint64_t entry, struct image im
     }
 }
 
+void percpu_copies_tidy(const struct percpu_pool *pool, void *item)
+{
+    char *copy = item;
+    for (unsigned left = pool->space->copies; left > 0; left--, copy += pool->space->stride)
+        rewrite(copy, pool->item_size, pool->slot_size, reference(pool, item));
+}
+
 /* comparing ---------------------------------------------------------------------------------- */
 
 struct search {

@@ -239,6 +239,8 @@ void percpu_copies_set(struct percpu_pool *pool, uint64_t entry, struct image im
  * stay as they are. The order changes. */
 void percpu_copies_convert(struct percpu_pool *pool, uint64_t *entries, size_t count,
                            struct image image);
+/* Make the bytes behind an item as its reference: range_init may have written there. */
+void percpu_copies_tidy(const struct percpu_pool *pool, void *item);
 /* Whether an item's reference is `image`. */
 bool percpu_copies_refer(const struct percpu_pool *pool, const void *item, struct image image);
 /* A byte in [start, end) of some copy that is not as in `image` (NULL: the reference). */
