@@ -67,8 +67,13 @@ static void *hand_out(struct percpu_pool *pool, uint64_t entry, const struct ima
         if (entry == 0 && (entry = percpu_cache_take(pool, want, image)) == 0)
             return NULL;
     } while (pool->robust && !percpu_robust_alloc(pool, entry, site) && (entry = 0, true));
-    if (pool->constructed)
-        return entry & FRESH && construct(pool, entry) != 0 ? NULL : entry_item(entry);
+    if (pool->constructed) {
+        if (entry & FRESH && construct(pool, entry) != 0)
+            return NULL;
+        entry &= ~MARKS;
+        if (image == &pool->initial)
+            image = NULL;
+    }
     if (image != NULL)
         entry = fill(pool, entry, *image);
     return entry_item(entry);
