@@ -227,7 +227,8 @@ void percpu_pool_destroy(struct percpu_pool *pool)
     release(pool);
 }
 
-/* The units of other classes' blocks stay; those of this pool's are free for them. */
+/* The units of other classes' blocks stay; those of this pool's are free for them. A range is mapped
+ * before other CPUs' caches are drained, so what they hold counts only where none can be mapped. */
 int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
 {
     size_t found = 0;
@@ -241,6 +242,10 @@ int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
         else
             result = percpu_space_grow(pool->space);
     }
+    int error = errno;
+    if (result != 0 && found + percpu_cache_drain(pool) >= items)
+        result = 0;
+    errno = error;
     percpu_space_unlock(pool->space);
     return result;
 }
