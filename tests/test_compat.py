@@ -52,7 +52,10 @@ def config(*options: str) -> list[str]:
 
 
 def compiler(name: str = "gcc") -> str:
+    """One that is there. Nobody needs clang, so that it is absent is never a failure."""
     found = next(filter(shutil.which, COMPILERS[name]), None)
+    if found is None and name == "clang":
+        pytest.skip("there is no clang")
     return found or missing(f"there is no {name}")
 
 
@@ -196,11 +199,10 @@ def test_librseqs_own_macros_come_first(tmp_path: Path) -> None:
 
 
 def test_cpp_is_refused_with_a_reason(tmp_path: Path) -> None:
-    if shutil.which("g++") is None:
-        missing("there is no g++")
-    source = tmp_path / "user.cc"
+    """The preprocessor alone says so: no C++ compiler is needed to see it."""
+    source = tmp_path / "user.c"
     source.write_text("#include <rseq/mempool.h>\n")
-    command = ["g++", *config("--compat-cflags"), "-c", str(source), "-o", os.devnull]
+    command = [compiler(), "-E", "-D__cplusplus=201703L", *config("--compat-cflags"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert "percpu's headers are C" in done.stderr
