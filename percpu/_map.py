@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from percpu import PerCpuPool
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class PoolMap:
     """Which pages of a pool, or of a set of pools, are in memory: a picture, and its numbers.
 

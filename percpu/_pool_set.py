@@ -61,13 +61,13 @@ class PerCpuPoolSet:
     def classes(cls, max_item_size: SupportsIndex, **attributes: Any) -> Self:
         """Make a set of size classes: pools that share one set of ranges.
 
-        Item sizes follow each other by at most 1/4, from 8 bytes to the first that holds
-        `max_item_size`: 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160 and so on. A class
+        Item sizes go from 8 bytes to the first that holds `max_item_size`, in steps of 8 and then
+        of at most 1/4: 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160 and so on. A class
         takes from a range only the pages that it needs.
 
-        `attributes` are keywords of :class:`PerCpuPool`, for all the pools; ``max_ranges`` is the
-        limit of all together. Those that are about one item size, and initial bytes, are not for
-        classes. Raises what :class:`PerCpuPool` raises.
+        `attributes` are keywords of :class:`PerCpuPool`, for all the pools together:
+        ``max_ranges`` and ``cache_bytes`` are limits of their sum. Initial bytes and constructed
+        items are not for classes. Raises what :class:`PerCpuPool` raises.
         """
         pools = _core._size_classes(max_item_size, **attributes)
         together = object()

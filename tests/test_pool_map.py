@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from together import run_together
 
@@ -147,6 +147,8 @@ def test_no_line_is_wider_than_the_terminal(
     assert max(map(len, str(pool_map).splitlines())) <= max(40, width)
 
 
+@example(own=pages("#........"), per=9)
+@example(own=pages("########."), per=9)
 @given(
     own=st.binary(max_size=300).map(lambda raw: bytes(b & 1 for b in raw)), per=st.integers(1, 9)
 )

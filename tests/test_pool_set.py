@@ -246,6 +246,11 @@ def test_stats_add_up_and_count_shared_ranges_once() -> None:
         assert len(numbers["resident_per_cpu"]) == CPUS
     assert numbers["ranges"] == 1
     assert numbers["resident_per_cpu"] == each[0]["resident_per_cpu"]
+    of_ranges = each[1]["resident_bytes"]  # of a class not in use: it has no caches yet
+    caches = [stats["resident_bytes"] - of_ranges for stats in each]
+    assert numbers["resident_bytes"] == of_ranges + sum(caches)
+    assert caches[0] > 0
+    assert caches[3] > 0
     assert numbers["virtual_bytes"] < 2 * each[0]["virtual_bytes"]
     assert PerCpuPoolSet(apart).stats()["ranges"] == 2
 
