@@ -62,7 +62,9 @@ PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values)
     if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
         error = init(self, value, (int64_t)batch);
     if (error != 0) {
-        if (error > 0)
+        if (error > 0 && error != ENOMEM && pool != NULL)
+            percpu_py_pool_raise_not_allocated(pool, error);
+        else if (error > 0)
             percpu_py_raise_errno(type, error, "no memory for a counter of %zu bytes per CPU",
                                   PERCPU_COUNTER_ITEM);
         Py_DECREF(self);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pool.c - the type PerCpuPool: how a pool is made, its end, its attributes. Its methods are in
- * pool_methods.c.
+ * pool.c - the type PerCpuPool: how a pool is made, and its end.
  *
  * dtor is Python code, and so must not run once the garbage collector has begun to take objects
  * apart. So it runs when the pool is finalized, which comes before; then the pool is `finalized`,
@@ -168,11 +167,12 @@ static int pool_traverse(PyObject *op, visitproc visit, void *arg)
 static void pool_finalize(PyObject *op)
 {
     struct percpu_py_pool *self = percpu_py_as_pool(op);
-    if (self->memory == NULL)
+    if (!percpu_py_pool_hold_mapped(self))
         return;
     PyObject *raised = PyErr_GetRaisedException();
     if (self->constructed != NULL)
         percpu_py_pool_destruct(self);
+    percpu_py_pool_release(self);
     if (self->geometry.robust && percpu_py_pool_state(self) == 0 &&
         percpu_py_pool_close(self, false) != 0)
         percpu_py_pool_unraisable(self);
@@ -238,86 +238,6 @@ static PyObject *pool_repr(PyObject *op)
     Py_DECREF(name);
     return repr;
 }
-
-/* attributes --------------------------------------------------------------------------------- */
-
-static PyObject *get_size(PyObject *op, void *offset)
-{
-    size_t size;
-    memcpy(&size, (const char *)op + (uintptr_t)offset, sizeof size);
-    return PyLong_FromSize_t(size);
-}
-
-static PyObject *get_flag(PyObject *op, void *offset)
-{
-    bool flag;
-    memcpy(&flag, (const char *)op + (uintptr_t)offset, sizeof flag);
-    return PyBool_FromLong(flag);
-}
-
-static PyObject *get_cpus(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLong(percpu_py_as_pool(op)->geometry.cpus);
-}
-
-static PyObject *get_index(PyObject *op, void *Py_UNUSED(closure))
-{
-    bool cid = percpu_py_as_pool(op)->geometry.index == PERCPU_INDEX_CID;
-    return PyUnicode_FromString(cid ? "cid" : "cpu");
-}
-
-static PyObject *get_populate(PyObject *op, void *Py_UNUSED(closure))
-{
-    bool init = percpu_py_as_pool(op)->geometry.populate == PERCPU_POPULATE_INIT;
-    return PyUnicode_FromString(init ? "init" : "zero");
-}
-
-static PyObject *get_scope(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyUnicode_FromString(percpu_py_as_pool(op)->geometry.global ? "global" : "percpu");
-}
-
-static PyObject *get_name(PyObject *op, void *Py_UNUSED(closure))
-{
-    return Py_NewRef(percpu_py_as_pool(op)->name);
-}
-
-static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(percpu_py_pool_is_closed(percpu_py_as_pool(op)));
-}
-
-#define GEOMETRY(field) ((void *)offsetof(struct percpu_py_pool, geometry.field))
-
-static PyGetSetDef pool_attributes[] = {
-    {"item_size", get_size, NULL, "Bytes that an item has on each CPU.", GEOMETRY(item_size)},
-    {"slot_size", get_size, NULL, "Bytes from one item to the next.", GEOMETRY(slot_size)},
-    {"stride", get_size, NULL, "Bytes from one CPU's copy of an item to the next CPU's.",
-     GEOMETRY(stride)},
-    {"cpus", get_cpus, NULL, "Copies of each item.", NULL},
-    {"max_ranges", get_size, NULL, "How many ranges the pool may have; 0: no limit.",
-     GEOMETRY(max_ranges)},
-    {"index", get_index, NULL,
-     "What chooses a thread's copy: 'cpu', the CPU that it is on, or 'cid', its concurrency id.",
-     NULL},
-    {"populate", get_populate, NULL,
-     "What pages that no CPU has written hold: 'zero', or 'init', initial values.", NULL},
-    {"scope", get_scope, NULL, "'percpu', or 'global': items are not per CPU.", NULL},
-    {"capacity", get_size, NULL, "Items in one range (of a size class: in one block).",
-     GEOMETRY(capacity)},
-    {"cache_items", get_size, NULL, "The most free items that one CPU's caches hold.",
-     GEOMETRY(cache_items)},
-    {"header_size", get_size, NULL, "Bytes of a range before the first stride.",
-     GEOMETRY(header_size)},
-    {"constructed", get_flag, NULL, "Whether freed items keep their constructed state.",
-     GEOMETRY(constructed)},
-    {"robust", get_flag, NULL, "Whether the pool looks for corruption.", GEOMETRY(robust)},
-    {"guard", get_flag, NULL, "Whether each CPU's stride ends in a page that is no memory.",
-     GEOMETRY(guard)},
-    {"name", get_name, NULL, "The name that was given, or None.", NULL},
-    {"closed", get_closed, NULL, "Whether the pool was closed.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
 
 static PyMemberDef pool_members[] = {
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct percpu_py_pool, weakrefs), Py_READONLY,
@@ -391,7 +311,7 @@ static PyType_Slot pool_slots[] = {
     PERCPU_PY_SLOT(Py_tp_traverse, pool_traverse),
     PERCPU_PY_SLOT(Py_tp_repr, pool_repr),
     {Py_tp_methods, percpu_py_pool_methods},
-    {Py_tp_getset, pool_attributes},
+    {Py_tp_getset, percpu_py_pool_attributes},
     {Py_tp_members, pool_members},
     PERCPU_PY_SLOT(Py_sq_length, pool_length),
     PERCPU_PY_SLOT(Py_nb_bool, pool_bool),

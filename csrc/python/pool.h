@@ -11,8 +11,10 @@
  * Nothing holds a closed pool, and a pool with buffers in use is not closed. Whoever makes the word
  * "closed, not held" unmaps the memory: that happens once.
  *
- *   pool.c            the type: making, finalizing, attributes
+ *   pool.c            the type: making, finalizing
+ *   pool_attributes.c its attributes
  *   pool_methods.c    its methods
+ *   pool_look.c       those of them that only look
  *   pool_classes.c    pools that share ranges
  *   pool_arguments.c  the arguments of PerCpuPool()
  *   pool_hold.c       the word above; closing
@@ -125,12 +127,23 @@ void percpu_py_pool_unmap(struct percpu_py_pool *self);
 int percpu_py_pool_hold(struct percpu_py_pool *pool);
 void percpu_py_pool_release(struct percpu_py_pool *pool);
 
+/* Hold a pool even if it is closed, unless its memory is gone, or going. */
+bool percpu_py_pool_hold_mapped(struct percpu_py_pool *pool);
+
 /* One more buffer in use in a pool that is held; one less. 0; -1, with no exception, if closed. */
 int percpu_py_pool_export(struct percpu_py_pool *pool);
 void percpu_py_pool_end_export(struct percpu_py_pool *pool);
 
-/* pool_methods.c */
+extern PyGetSetDef percpu_py_pool_attributes[];
 extern PyMethodDef percpu_py_pool_methods[];
+
+/* pool_look.c: methods */
+PyObject *percpu_py_pool_stats(PyObject *op, PyObject *unused);
+PyObject *percpu_py_pool_pages(PyObject *op, PyObject *unused);
+PyObject *percpu_py_pool_map(PyObject *op, PyObject *unused);
+PyObject *percpu_py_pool_repr_html(PyObject *op, PyObject *unused);
+extern const char percpu_py_pool_stats_doc[], percpu_py_pool_pages_doc[], percpu_py_pool_map_doc[],
+    percpu_py_pool_repr_html_doc[];
 
 /* pool_call.c: calls of the core --------------------------------------------------------------- */
 
@@ -178,6 +191,9 @@ typedef void *percpu_py_source(struct percpu_pool *memory, void *what);
  * with an exception. */
 int percpu_py_pool_take(struct percpu_py_pool *pool, percpu_py_source *source, void *what,
                         void **item);
+
+/* The exception for that errno. */
+void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *pool, int error);
 
 /* Free an item and let go of the pool. 0; -1 with CorruptionError; the item is gone in any case.
  * quietly: an exception that is set stays, and findings go to sys.unraisablehook. */

@@ -15,9 +15,8 @@
  *
  * The call is on the C stack, the innermost one of a thread is in a thread-local pointer: the core's
  * callbacks have no other way to know whose thread state to take, and there may be more than one
- * interpreter (PyGILState_Ensure() knows one only). No lock of the core is held in a callback, and
- * no lock of the core is waited for with the GIL where a callback may be running: so neither can
- * wait for the other.
+ * interpreter (PyGILState_Ensure() knows one only). The core calls back without its locks, so
+ * nobody waits for the GIL with a lock in his hand, and a lock may be waited for with the GIL.
  *
  * A pool with neither needs nothing of this: its calls keep the GIL.
  */

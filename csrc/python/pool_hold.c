@@ -25,6 +25,17 @@ int percpu_py_pool_hold(struct percpu_py_pool *self)
     return -1;
 }
 
+bool percpu_py_pool_hold_mapped(struct percpu_py_pool *self)
+{
+    uint64_t state = percpu_py_pool_state(self);
+    do {
+        if (state == PERCPU_PY_POOL_CLOSED)
+            return false;
+    } while (!__atomic_compare_exchange_n(&self->state, &state, state + PERCPU_PY_POOL_HOLD, true,
+                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+    return true;
+}
+
 /* Whether that was the last hold of a closed pool: then the memory is the caller's, to unmap. */
 static bool let_go(struct percpu_py_pool *self)
 {

@@ -10,6 +10,7 @@
 #include "item.h"
 
 #include <errno.h>
+#include <string.h>
 
 int percpu_py_pool_take(struct percpu_py_pool *self, percpu_py_source *source, void *what,
                         void **item)
@@ -53,6 +54,17 @@ void percpu_py_pool_give_back_quietly(struct percpu_py_pool *self, void *item)
     if (percpu_py_pool_give_back(self, item) != 0)
         percpu_py_pool_unraisable(self);
     PyErr_SetRaisedException(raised);
+}
+
+void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *self, int error)
+{
+    if (error == ENOMEM)
+        percpu_py_raise_errno(Py_TYPE(self), error,
+                              "no free item of %zu bytes, and no new range (max_ranges is %zu)",
+                              self->geometry.item_size, self->geometry.max_ranges);
+    else
+        percpu_py_raise_errno(Py_TYPE(self), error, "no new range for items of %zu bytes: %s",
+                              self->geometry.item_size, strerror(error));
 }
 
 /* construction ------------------------------------------------------------------------------- */

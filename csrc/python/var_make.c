@@ -115,7 +115,9 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
     if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
         error = place(self, value);
     if (error != 0) {
-        if (error > 0)
+        if (error > 0 && error != ENOMEM && pool != NULL)
+            percpu_py_pool_raise_not_allocated(pool, error);
+        else if (error > 0)
             percpu_py_raise_errno(type, error, "no memory for a variable of %u bytes per CPU",
                                   ops->width);
         Py_DECREF(self);
