@@ -57,7 +57,7 @@ static int construct(struct percpu_pool *pool, uint64_t entry)
     return -1;
 }
 
-/* `image` is NULL for an item with whatever is in it. `entry` is 0, or one that was taken already. */
+/* `image` is NULL for an item with whatever is in it. `entry` is 0, or one taken already. */
 static void *hand_out(struct percpu_pool *pool, uint64_t entry, const struct image *image,
                       const void *site)
 {

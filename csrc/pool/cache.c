@@ -28,9 +28,7 @@ enum { ENOUGH_TO_RESTORE = 16 };
 
 int percpu_cache_create(struct percpu_pool *pool)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    percpu_ptr p = {.stride = (sizeof(struct cache) + page - 1) / page * page,
-                    .index = pool->index};
+    percpu_ptr p = {.stride = PERCPU_POOL_CACHE, .index = pool->index};
     p.base = percpu_map(percpu_nr_cpus() * p.stride, pool->space->name);
     if (p.base == NULL)
         return -1;
@@ -141,7 +139,8 @@ static void restore_all(struct percpu_pool *pool, uint64_t *entries, size_t coun
         entries[i] |= CLEAN;
 }
 
-/* Restore those that are not clean, but leave what range_init wrote in fresh ones; the order changes. */
+/* Restore those that are not clean, but leave what range_init wrote in fresh ones. The order
+ * changes. */
 static void make_clean(struct percpu_pool *pool, uint64_t *entries, size_t count)
 {
     size_t clean = 0;

@@ -16,8 +16,8 @@ uint64_t percpu_cache_take(struct percpu_pool *pool, enum percpu_want want,
  * too. */
 bool percpu_cache_learn(struct percpu_pool *pool, struct image image);
 
-/* Make an entry hold other bytes than a file has for it, and this CPU's other clean entries with it,
- * since it costs hardly more. Returns the entry, which is not clean if its range was frozen. */
+/* Make an entry hold other bytes than a file has for it, and this CPU's other clean entries with
+ * it, since it costs hardly more. Returns the entry, which is not clean if its range was frozen. */
 uint64_t percpu_cache_convert(struct percpu_pool *pool, uint64_t entry, struct image image);
 
 /* Instead of an entry of a frozen range one of another range; the same if there is none. */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_AT_ALL = 512 }; /* copies that are read in the time the kernel takes to answer */
+enum { LOOK_AT_ALL = 1024 }; /* copies that are read in the time the kernel takes to answer */
 
 /* The first byte in [at, end) of `copy` that is not as in the image; `end` if there is none. */
 static size_t first_difference(const char *copy, size_t at, size_t end, struct image image)

@@ -59,7 +59,9 @@ struct cache {
     uint64_t recycled[CACHE_ENTRIES]; /* entries without marks: anything may be in the copies */
     uint64_t marked_count;
     uint64_t marked[CACHE_ENTRIES];
+    uint64_t nothing; /* an empty stack, with no room: see struct percpu_pool_head */
 };
+_Static_assert(sizeof(struct cache) <= PERCPU_POOL_CACHE, "what pool.h goes by");
 
 /* What copies hold: `size` bytes, then zeros. */
 struct image {
@@ -89,7 +91,7 @@ struct range {
     struct range *next;
     char *base;    /* CPU 0's stride, aligned to the stride */
     char *initial; /* shared mapping of the file of initial values, or NULL */
-    uint32_t units_used;
+    uint32_t units_used, units_lost;
     uint8_t frozen; /* the file is shared with another process since a fork: never write it */
     uint8_t advice; /* percpu_range_settle() */
 };
@@ -148,6 +150,7 @@ struct percpu_pool {
     uint64_t refills, overflows, restores, aborts; /* atomics */
 };
 
+/* The lock is held for as long as it takes to move some hundred items, so it is spun for first. */
 static inline void percpu_space_lock(struct space *space)
 {
     pthread_mutex_lock(&space->lock);
@@ -200,9 +203,14 @@ void percpu_space_release(struct space *space);
 int percpu_space_grow(struct space *space);
 /* With the lock held: a new block for `pool`, if some range has `units` in a row. */
 struct block *percpu_space_block(struct space *space, struct percpu_pool *pool);
-void percpu_space_end_block(struct block *block);
+/* Give its units back; or, if they cannot be used again, lose them until the range goes: they are
+ * percpu_pool_nobody's then. */
+extern struct percpu_pool percpu_pool_nobody;
+void percpu_space_end_block(struct block *block, bool usable);
 /* With the lock held: take the range out. */
 void percpu_space_unlink(struct space *space, struct range *range);
+/* The range's blocks; a unit that is not the first of one has no pool there. */
+struct block *percpu_range_blocks(const struct range *range);
 /* The block that `address` lies in, whosever it is; NULL. `trusted`: it is in the space. */
 struct block *percpu_block_at(const struct space *space, const void *address);
 struct block *percpu_block_of(const struct space *space, const void *item);
@@ -256,7 +264,7 @@ bool percpu_copies_differ(struct percpu_pool *pool, const void *item, const stru
  * False if the kernel cannot tell. */
 typedef void percpu_pages_visit(void *context, unsigned copy, size_t start, size_t end);
 bool percpu_pages_walk(const struct range *range, percpu_pages_visit *visit, void *context);
-/* How many of the `length` bytes at `start`, whole pages, are in memory; `own`: and not a file's. */
+/* How many of the `length` bytes at `start`, whole pages, are in memory; `own`: and no file's. */
 size_t percpu_resident(const char *start, size_t length, bool own);
 /* The same for each page: see percpu_pool_pages(). */
 size_t percpu_resident_pages(const char *start, size_t length, bool own, unsigned char *flags,

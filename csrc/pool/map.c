@@ -132,7 +132,8 @@ static int guard(const struct space *space, const struct range *range)
 }
 
 /* One call for CPUs that follow each other on a node. What a kernel without NUMA says is no error:
- * placement is a wish. */
+ * placement is a wish. Not for mappings of a file: they all have the policy of the file. There, as
+ * without `numa`, the CPU that first writes a page gets it near. */
 static void place(const struct space *space, const struct range *range)
 {
     for (unsigned first = 0, end; first < space->copies; first = end) {
@@ -153,7 +154,7 @@ static int run_range_init(const struct space *space, struct range *range)
 {
     for (unsigned copy = 0; copy < space->copies; copy++)
         if (space->range_init(space->priv, range->base + copy * space->stride, space->usable,
-                              space->global ? -1 : (int)copy) != 0)
+                              space->global && space->copies == 1 ? -1 : (int)copy) != 0)
             return -1;
     return 0;
 }
@@ -173,7 +174,7 @@ struct range *percpu_range_map(struct space *space)
         goto failed;
     if (space->guard && guard(space, range) != 0)
         goto failed;
-    if (space->nodes != NULL)
+    if (space->nodes != NULL && !space->initial)
         place(space, range);
     if (space->range_init == NULL || run_range_init(space, range) == 0)
         return range;

@@ -128,17 +128,13 @@ static int make_poison(struct percpu_pool *pool, uint64_t poison)
     return 0;
 }
 
-/* What the inlined functions see. In a pool that must look at every item they find this, which is
- * empty and full. */
 static void set_head(struct percpu_pool *pool)
 {
-    static uint64_t nothing;
-    if (pool->robust || pool->poisoned) {
-        pool->head.recycled = (percpu_ptr){(char *)&nothing, 0, pool->index};
-        return;
-    }
-    pool->head.recycled = pool->recycled;
-    pool->head.capacity = pool->cache_items;
+    bool looks = pool->robust || pool->poisoned;
+    size_t nothing = offsetof(struct cache, nothing) - offsetof(struct cache, recycled_count);
+    pool->head.recycled = pool->recycled.base + (looks ? nothing : 0);
+    pool->head.index = pool->index;
+    pool->head.capacity = looks ? 0 : pool->cache_items;
 }
 
 static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr)
@@ -227,7 +223,7 @@ void percpu_pool_destroy(struct percpu_pool *pool)
     release(pool);
 }
 
-/* The units of other classes' blocks stay; those of this pool's are free for them. A range is mapped
+/* The units of other classes' blocks stay; this pool's are free for them. A range is mapped
  * before other CPUs' caches are drained, so what they hold counts only where none can be mapped. */
 int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
 {

@@ -9,6 +9,8 @@
 #include "internal.h"
 #include <percpu/topology.h>
 
+struct percpu_pool percpu_pool_nobody;
+
 enum { NO_BASE = 0, FORMER_BASE = 1 }; /* in a table of ranges */
 
 static size_t round_up(size_t n, size_t to)
@@ -76,7 +78,11 @@ struct space *percpu_space_create(const struct percpu_pool_attr *attr, size_t un
     if (attr->name != NULL)
         strncpy(space->name, attr->name, sizeof space->name - 1);
     lay_out_header(space);
-    pthread_mutex_init(&space->lock, NULL);
+    pthread_mutexattr_t adaptive;
+    pthread_mutexattr_init(&adaptive);
+    pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&space->lock, &adaptive);
+    pthread_mutexattr_destroy(&adaptive);
     if (attr->numa && find_nodes(space) != 0) {
         pthread_mutex_destroy(&space->lock);
         free(space);
@@ -163,7 +169,7 @@ void percpu_space_unlink(struct space *space, struct range *range)
         link = &(*link)->next;
     *link = range->next;
     space->range_count--;
-    space->units_free -= space->units;
+    space->units_free -= space->units - range->units_lost;
     struct range_table *table = space->table;
     size_t at = (uintptr_t)range->base >> space->stride_shift;
     while (table->bases[at & table->mask] != (uintptr_t)range->base)
@@ -220,7 +226,7 @@ static char *header(const struct range *range)
     return range->base - range->space->header_size;
 }
 
-static struct block *blocks_of(const struct range *range)
+struct block *percpu_range_blocks(const struct range *range)
 {
     return (struct block *)(header(range) + range->space->blocks);
 }
@@ -233,7 +239,7 @@ static uint32_t *firsts_of(const struct range *range)
 static struct block *make_block(struct range *range, size_t unit, struct percpu_pool *pool)
 {
     struct space *space = range->space;
-    struct block *block = blocks_of(range) + unit;
+    struct block *block = percpu_range_blocks(range) + unit;
     size_t item = unit * space->unit_items;
     *block = (struct block){
         .range = range,
@@ -255,8 +261,8 @@ static struct block *make_block(struct range *range, size_t unit, struct percpu_
 static size_t find_units(const struct range *range, uint32_t wanted)
 {
     const struct space *space = range->space;
-    const struct block *blocks = blocks_of(range);
-    if (range->units_used + wanted > space->units)
+    const struct block *blocks = percpu_range_blocks(range);
+    if (range->units_used + range->units_lost + wanted > space->units)
         return space->units;
     for (size_t unit = 0, run = 0; unit < space->units;) {
         if (blocks[unit].pool != NULL) {
@@ -281,11 +287,13 @@ struct block *percpu_space_block(struct space *space, struct percpu_pool *pool)
     return NULL;
 }
 
-void percpu_space_end_block(struct block *block)
+void percpu_space_end_block(struct block *block, bool usable)
 {
-    block->range->units_used -= block->units;
-    block->range->space->units_free += block->units;
-    __atomic_store_n(&block->pool, (struct percpu_pool *)NULL, __ATOMIC_RELAXED);
+    struct range *range = block->range;
+    range->units_used -= block->units;
+    range->units_lost += usable ? 0 : block->units;
+    range->space->units_free += usable ? block->units : 0;
+    __atomic_store_n(&block->pool, usable ? NULL : &percpu_pool_nobody, __ATOMIC_RELAXED);
 }
 
 struct block *percpu_block_of(const struct space *space, const void *item)
@@ -294,7 +302,7 @@ struct block *percpu_block_of(const struct space *space, const void *item)
     size_t unit = 0;
     if (space->units > 1)
         unit = firsts_of(range)[(size_t)((const char *)item - range->base) / space->unit_size];
-    return blocks_of(range) + unit;
+    return percpu_range_blocks(range) + unit;
 }
 
 struct block *percpu_block_at(const struct space *space, const void *address)

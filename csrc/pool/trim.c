@@ -28,19 +28,19 @@ static void drop_pages(void *context, unsigned copy, size_t start, size_t end)
 }
 
 /* The units as they were before the block: the next one takes its items for fresh. False where a
- * file keeps what was written. */
+ * frozen file keeps what was written. */
 static bool scrub(struct block *block)
 {
     struct range *range = block->range;
     const struct space *space = range->space;
-    if (range->initial != NULL) {
-        if (range->frozen)
-            return false;
-        memset(range->initial + (block->base - range->base), 0, block->units * space->unit_size);
-    }
     if (!percpu_pages_walk(range, drop_pages, block))
         for (unsigned copy = 0; copy < space->copies; copy++)
             drop_pages(block, copy, 0, space->stride);
+    if (range->initial == NULL)
+        return true;
+    if (range->frozen)
+        return false;
+    memset(range->initial + (block->base - range->base), 0, block->units * space->unit_size);
     return true;
 }
 
@@ -55,21 +55,50 @@ static void unlink_block(struct percpu_pool *pool, struct block *block)
     pool->block_count--;
 }
 
-/* With the lock held: take the block out, and the range if that was its last one. Returns the range
- * then, to be unmapped. */
-static struct range *end_block(struct percpu_pool *pool, struct block *block)
+/* With the lock held: give the block's units back. */
+static void end_block(struct block *block, bool usable)
+{
+    unlink_block(block->pool, block);
+    percpu_block_relist(block->pool);
+    percpu_space_end_block(block, usable);
+}
+
+/* Whether no item of any pool in the range is handed out, or in a cache. */
+static bool idle(const struct range *range)
+{
+    const struct block *blocks = percpu_range_blocks(range);
+    for (size_t unit = 0; unit < range->space->units; unit++)
+        if (blocks[unit].pool != NULL && blocks[unit].free_count < blocks[unit].cut)
+            return false;
+    return true;
+}
+
+/* With the lock held: take the range out, with all its blocks. */
+static void end_range(struct range *range)
+{
+    struct block *blocks = percpu_range_blocks(range);
+    for (size_t unit = 0; unit < range->space->units; unit++) {
+        struct percpu_pool *pool = blocks[unit].pool;
+        if (pool == NULL || pool == &percpu_pool_nobody)
+            continue;
+        __atomic_store_n(&pool->seen_base, (uintptr_t)0, __ATOMIC_RELAXED);
+        end_block(&blocks[unit], true);
+    }
+    percpu_space_unlink(range->space, range);
+}
+
+/* With the lock held: end a block that is free, or its range. Null, or a range to be unmapped. A
+ * block in a frozen file stays, as long as the file has to: its items can still be handed out. */
+static struct range *collect(struct block *block)
 {
     struct range *range = block->range;
-    bool last = range->units_used == block->units;
-    if (!last && !scrub(block))
-        return NULL;
-    unlink_block(pool, block);
-    percpu_space_end_block(block);
-    if (!last)
-        return NULL;
-    percpu_space_unlink(pool->space, range);
-    __atomic_store_n(&pool->seen_base, (uintptr_t)0, __ATOMIC_RELAXED);
-    return range;
+    if (idle(range)) {
+        end_range(range);
+        return range;
+    }
+    if (!range->frozen && scrub(block))
+        end_block(block, true);
+    return NULL;
 }
 
 size_t percpu_pool_trim(struct percpu_pool *pool)
@@ -80,13 +109,13 @@ size_t percpu_pool_trim(struct percpu_pool *pool)
     percpu_cache_drain(pool);
     for (struct block *block = pool->blocks, *next; block != NULL; block = next) {
         next = block->next;
-        struct range *range = block->free_count == block->cut ? end_block(pool, block) : NULL;
+        struct range *range = block->free_count == block->cut ? collect(block) : NULL;
         if (range == NULL)
             continue;
         range->next = unused;
         unused = range;
+        next = pool->blocks; /* others of the pool's went with the range */
     }
-    percpu_block_relist(pool);
     percpu_space_unlock(pool->space);
     for (struct range *next; unused != NULL; unused = next) {
         next = unused->next;
@@ -98,19 +127,17 @@ size_t percpu_pool_trim(struct percpu_pool *pool)
     return bytes;
 }
 
-/* Of a pool that ends before others in its space: where a file keeps what was written, nobody gets
- * the units again. */
 void percpu_pool_leave(struct percpu_pool *pool)
 {
-    static struct percpu_pool nobody;
     percpu_space_lock(pool->space);
-    for (struct block *block = pool->blocks, *next; block != NULL; block = next) {
-        next = block->next;
-        struct range *range = end_block(pool, block);
-        if (range != NULL)
-            percpu_range_unmap(range);
-        else if (block->pool == pool)
-            __atomic_store_n(&block->pool, &nobody, __ATOMIC_RELEASE);
+    while (pool->blocks != NULL) {
+        struct range *range = pool->blocks->range;
+        bool last = range->units_used == pool->blocks->units;
+        end_block(pool->blocks, last || scrub(pool->blocks));
+        if (!last)
+            continue;
+        percpu_space_unlink(pool->space, range);
+        percpu_range_unmap(range);
     }
     percpu_space_unlock(pool->space);
 }

@@ -6,7 +6,7 @@ under the comment that stands before it. The headers stay plain C with plain com
 * a declaration without a comment of its own belongs to the comment before it, so one comment can
   speak of a family of functions;
 * text that is indented inside a comment is a drawing or a table, and is shown as it is;
-* the comment beside a field, an enumerator or a macro documents it;
+* the comment beside a field, an enumerator or a macro documents it, and so does one before a field;
 * ``percpu_name()`` becomes a link wherever that function is documented.
 
 Only the layout that the project's headers have is understood: top-level declarations start in the
@@ -167,6 +167,9 @@ def add_declaration(header: Header, source: str, pending: tuple[int, str] | None
         return
     code = COMMENT.sub("", source).split("{")[0].rstrip().rstrip(";")
     code = re.sub(r"\s+", " ", ATTRIBUTES.sub("", code)).strip()
+    if code.startswith("typedef "):
+        header.entries.append(Entry(at + 1, pending[1] if pending else "", "type", [code[8:]]))
+        return
     kind = "function" if "(" in code else "var"
     last = header.entries[-1] if header.entries else None
     if pending is None and last is not None and last.kind == kind:
@@ -180,14 +183,16 @@ def members(body: str, kind: str) -> list[Member]:
     found: list[Member] = []
     separator = ";" if kind == "struct" else ","
     pattern = re.compile(
-        rf"\s*((?:[^{separator}/]|/(?!\*))+)(?:{separator}|\Z)[^\S\n]*(/\*.*?\*/)?", re.DOTALL
+        rf"\s*(/\*.*?\*/)?\s*((?:[^{separator}/]|/(?!\*))+)(?:{separator}|\Z)"
+        rf"[^\S\n]*(/\*.*?\*/)?",
+        re.DOTALL,
     )
     for match in pattern.finditer(body):
-        code = re.sub(r"\s+", " ", match[1]).strip()
-        comment = re.sub(r"\s+", " ", comment_text(match[2])) if match[2] else ""
+        code = re.sub(r"\s+", " ", match[2]).strip()
+        comment = " ".join(re.sub(r"\s+", " ", comment_text(c)) for c in match.group(1, 3) if c)
         if not code:
             continue
-        if kind == "enum":
+        if kind == "enum" or "(" in code:  # an enumerator, or a pointer to a function
             found.append(Member(code, comment))
             continue
         # "size_t a, b" is two fields of one type.

@@ -3,12 +3,13 @@
  * pool.h - per-CPU memory: a pool of equally sized items, each with one copy per CPU.
  *
  * Glossary
- *   item     what is allocated: `item_size` bytes on every CPU. Its address is that of CPU 0's copy;
- *            CPU c's copy is c * stride further on.
+ *   item     what is allocated: `item_size` bytes on every CPU. Its address is that of CPU 0's
+ *            copy; CPU c's copy is c * stride further on.
  *   stride   bytes from one CPU's copy of an item to the next: a power of two, at least a page.
  *            Items are packed inside a stride, so an item costs its own size on each CPU.
- *   range    one mapping: a header, then one stride for each CPU, aligned to the stride, so that the
- *            header of an item's range is found by masking the item's address. A pool grows by them.
+ *   range    one mapping: a header, then one stride for each CPU, aligned to the stride, so that
+ *            the header of an item's range is found by masking the item's address. A pool
+ *            grows by them.
  *   cache    free items per CPU, itself per-CPU memory: alloc and free are one critical section
  *            each. The pool's lock is taken only to move many items at a time.
  *   initial  what every copy of an item holds before anybody writes: `init`, by default zeros.
@@ -72,24 +73,33 @@ struct percpu_pool_attr {
     void (*dtor)(void *priv, void *item);
 
     /* Run for each CPU of each new range, with that CPU's `length` bytes (one stride, or what is
-     * left of it before a guard page); `cpu` is -1 in a global pool. Returns 0, or -1 with errno:
-     * then the range is unmapped, and the allocation (or the creation) fails with that errno.
-     * Called without locks; may use the pool. What it writes is what percpu_pool_alloc() finds in
-     * an item never handed out before. */
+     * left of it before a guard page); `cpu` is -1 in a global pool of one copy. Returns 0, or -1
+     * with errno: then the range is unmapped, and the allocation (or the creation) fails with that
+     * errno. Called without locks; may use the pool. What it writes is what percpu_pool_alloc()
+     * finds in an item never handed out before. */
     int (*range_init)(void *priv, void *memory, size_t length, int cpu);
 
-    bool robust;     /* look for corruption: see report.h */
-    bool poison_set; /* overwrite every copy of a freed item with `poison`, 8 bytes repeated. In */
-    uint64_t poison; /* a pool of zeros that gives memory to every CPU; default: initial bytes */
-    bool guard;      /* the last page of each CPU's stride is no memory: touching it is SIGSEGV */
-    bool numa;       /* prefer each CPU's node for its stride (mbind); ignored without NUMA */
-    bool lazy;       /* no range before the first allocation */
-    size_t
-        cache_bytes;  /* bytes of items in one CPU's caches: default 64 KiB; the least is 2 items */
-    size_t slot_size; /* bytes from one item to the next; default item_size rounded up so that
-                           items stay aligned, and 8 bytes more, at least, if robust */
-    const char *name; /* shown in /proc/PID/maps, if the kernel can; copied. At most 63 printable
-                         ASCII characters, none of [ ] \ $ ` */
+    bool robust; /* look for corruption: see report.h */
+    bool guard;  /* the last page of each CPU's stride is no memory: touching it is SIGSEGV */
+    bool numa;   /* prefer each CPU's node for its stride (mbind); without effect where the kernel
+                    has no NUMA, and for populate init, where whoever writes a page has it near */
+    bool lazy;   /* no range before the first allocation */
+
+    /* Overwrite every copy of a freed item with `poison`, 8 bytes repeated. In a pool of zeros that
+     * gives memory to every CPU. Not with `constructed`. */
+    bool poison_set;
+    uint64_t poison;
+
+    /* Bytes of items in one CPU's caches: default 64 KiB; the least is 2 items. */
+    size_t cache_bytes;
+
+    /* Bytes from one item to the next; default item_size rounded up so that items stay aligned, and
+     * if robust by 8 bytes at least. */
+    size_t slot_size;
+
+    /* Shown in /proc/PID/maps, if the kernel can; copied. At most 63 printable ASCII characters,
+     * none of [ ] \ $ and the back quote. */
+    const char *name;
 
     /* What to do with a finding, instead of percpu_set_report_hook(). */
     void (*report)(void *priv, const struct percpu_report *report);
@@ -100,10 +110,9 @@ struct percpu_pool_attr {
  * Make a pool. Returns NULL with errno EINVAL (item_size 0 or larger than what fits the stride; a
  * stride that is not a power of two, is below the page size or above 2^30, or makes a range larger
  * than 2^46 bytes; cpus out of range; init_size above item_size; slot_size below item_size or not a
- * multiple of 8; ctor or dtor without constructed; constructed with poison; an unknown index or populate; a bad name),
- * ENOTSUP (PERCPU_INDEX_CID without mm_cid), EMFILE or
- * ENFILE (populate init needs a descriptor for a moment), ENOMEM, or that of range_init. The caller
- * owns it. Thread-safe.
+ * multiple of 8; ctor or dtor without constructed; constructed with poison; an unknown index or
+ * populate; a bad name), ENOTSUP (PERCPU_INDEX_CID without mm_cid), EMFILE or ENFILE (populate init
+ * needs a descriptor for a moment), ENOMEM, or that of range_init. The caller owns it. Thread-safe.
  */
 PERCPU_API struct percpu_pool *percpu_pool_create(const struct percpu_pool_attr *attr);
 
@@ -114,12 +123,20 @@ PERCPU_API struct percpu_pool *percpu_pool_create(const struct percpu_pool_attr 
  */
 PERCPU_API void percpu_pool_destroy(struct percpu_pool *pool);
 
-/* What the inlined functions below see of a pool: its first member. The stacks of a pool that must
- * look at every item (robust, poisoned) are always empty and full here, so it takes the slow path. */
+/* What the inlined functions below see of a pool: its first member. In a pool that must look at
+ * every item (robust, poisoned) the stack is always empty, and full, so it takes the slow path. */
 struct percpu_pool_head {
-    percpu_ptr recycled; /* a stack of items (sections.h) per CPU */
+    char *recycled; /* a stack of items (sections.h) per CPU, PERCPU_POOL_CACHE bytes apart */
+    size_t index;   /* enum percpu_index */
     uint64_t capacity;
 };
+#define PERCPU_POOL_CACHE ((size_t)4096)
+
+PERCPU_INLINE percpu_ptr percpu_pool_recycled(const struct percpu_pool_head *head)
+{
+    return (percpu_ptr){head->recycled, PERCPU_POOL_CACHE, head->index};
+}
+
 PERCPU_API void *percpu_pool_alloc_slowly(struct percpu_pool *pool) PERCPU_COLD;
 PERCPU_API void percpu_pool_free_slowly(struct percpu_pool *pool, void *item) PERCPU_COLD;
 
@@ -146,7 +163,7 @@ PERCPU_INLINE void *percpu_pool_alloc(struct percpu_pool *pool)
 {
     const struct percpu_pool_head *head = (const struct percpu_pool_head *)(const void *)pool;
     uint64_t item;
-    if (percpu_likely(percpu_cs_stack_pop(head->recycled, &item) == PERCPU_COMMITTED))
+    if (percpu_likely(percpu_cs_stack_pop(percpu_pool_recycled(head), &item) == PERCPU_COMMITTED))
         return (void *)(uintptr_t)item;
     return percpu_pool_alloc_slowly(pool);
 }
@@ -163,12 +180,12 @@ PERCPU_INLINE void percpu_pool_free(struct percpu_pool *pool, void *item)
     const struct percpu_pool_head *head = (const struct percpu_pool_head *)(const void *)pool;
     if (percpu_unlikely(item == NULL))
         return;
-    if (percpu_unlikely(percpu_cs_stack_push(head->recycled, (uintptr_t)item, head->capacity) !=
-                        PERCPU_COMMITTED))
+    if (percpu_unlikely(percpu_cs_stack_push(percpu_pool_recycled(head), (uintptr_t)item,
+                                             head->capacity) != PERCPU_COMMITTED))
         percpu_pool_free_slowly(pool, item);
 }
 
-/* Map ranges until `items` more can be allocated without. 0; -1 with the errors of alloc (and ENOMEM
+/* Map ranges until `items` more can be allocated without. 0; -1 with the errors of alloc (ENOMEM
  * if max_ranges does not allow as many). Thread-safe. */
 PERCPU_API int percpu_pool_reserve(struct percpu_pool *pool, size_t items);
 
@@ -219,8 +236,8 @@ PERCPU_API size_t percpu_pool_resident(struct percpu_pool *pool, unsigned cpu);
 /*
  * Which pages of copy `cpu` (or, with cpu = the number of copies, of the initial values) in range
  * number `range`, counted from the oldest, are in memory and its own: one byte 0 or 1 per page, at
- * most `pages` of them, into `own`. Returns how many pages a stride has; 0 if there is no such range.
- * Thread-safe.
+ * most `pages` of them, into `own`. Returns how many pages a stride has; 0 if there is no such
+ * range. Thread-safe.
  */
 PERCPU_API size_t percpu_pool_pages(struct percpu_pool *pool, size_t range, unsigned cpu,
                                     unsigned char *own, size_t pages);

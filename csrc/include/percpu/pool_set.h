@@ -29,17 +29,17 @@ PERCPU_API void percpu_pool_set_destroy(struct percpu_pool_set *set);
 
 /*
  * Add `pool`; the set then owns it. 0; -1 with errno EBUSY (there is a pool of this item_size),
- * EINVAL (stride, copies or index differ from those of the pools that are there), ENOSPC (128 pools).
+ * EINVAL (stride, copies or index differ from those of the pools there are), ENOSPC (128 pools).
  * Thread-safe, also beside allocations.
  */
 PERCPU_API int percpu_pool_set_add(struct percpu_pool_set *set, struct percpu_pool *pool);
 
 /*
- * Add pools that share their ranges: the size classes up to attr->item_size. Attributes hold for all
- * of them; max_ranges and cache_bytes (default 512 KiB) are limits for all together, capacity is
- * that of one block. `init`, `constructed`, ctor, dtor, slot_size and range_init are not for classes
- * (EINVAL). Otherwise 0, or -1 with the errors of percpu_pool_create() and percpu_pool_set_add();
- * after EBUSY classes below the one that was there may have been added.
+ * Add pools that share their ranges: the size classes up to attr->item_size. Attributes hold for
+ * all of them; max_ranges and cache_bytes (default 512 KiB) are limits for all together, capacity
+ * is that of one block. `init`, `constructed`, ctor, dtor, slot_size and range_init are not for
+ * classes (EINVAL). Otherwise 0, or -1 with the errors of percpu_pool_create() and
+ * percpu_pool_set_add(); after EBUSY classes below the one that was there may have been added.
  */
 PERCPU_API int percpu_pool_set_add_classes(struct percpu_pool_set *set,
                                            const struct percpu_pool_attr *attr);
@@ -49,7 +49,8 @@ PERCPU_API size_t percpu_size_class(size_t size);
 
 /*
  * Allocate at least `size` bytes on every CPU: as percpu_pool_alloc(), _zalloc() and _alloc_init().
- * NULL with errno ENOMEM (also when no pool has items as large) and the others of those. Thread-safe.
+ * NULL with errno ENOMEM (also when no pool has items as large) and the others of those.
+ * Thread-safe.
  */
 PERCPU_API void *percpu_pool_set_alloc(struct percpu_pool_set *set, size_t size);
 PERCPU_API void *percpu_pool_set_zalloc(struct percpu_pool_set *set, size_t size);

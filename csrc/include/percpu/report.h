@@ -42,6 +42,7 @@ struct percpu_report {
     const char *detail; /* one sentence, static storage */
 };
 
+/* What is called with a finding. */
 typedef void percpu_report_hook(const struct percpu_report *report);
 
 /* Set the hook of the process; NULL: print and abort again. Returns the former one. Thread-safe. */
