@@ -81,9 +81,11 @@ const struct percpu_pool *percpu_pool_anywhere(const void *address)
     const struct percpu_pool *pool = NULL;
     pthread_mutex_lock(&list_lock);
     for (struct space *space = spaces; space != NULL && pool == NULL; space = space->next) {
+        percpu_space_lock(space); /* no range goes meanwhile */
         const struct block *block = percpu_block_at(space, address);
         if (block != NULL)
             pool = block->pool;
+        percpu_space_unlock(space);
     }
     pthread_mutex_unlock(&list_lock);
     return pool;

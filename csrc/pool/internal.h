@@ -150,10 +150,12 @@ struct percpu_pool {
     uint64_t refills, overflows, restores, aborts; /* atomics */
 };
 
-/* The lock is held for as long as it takes to move some hundred items, so it is spun for first. */
+void percpu_space_wait(struct space *space) PERCPU_COLD;
+
 static inline void percpu_space_lock(struct space *space)
 {
-    pthread_mutex_lock(&space->lock);
+    if (pthread_mutex_trylock(&space->lock) != 0)
+        percpu_space_wait(space);
 }
 
 static inline void percpu_space_unlock(struct space *space)
@@ -214,6 +216,8 @@ struct block *percpu_range_blocks(const struct range *range);
 /* The block that `address` lies in, whosever it is; NULL. `trusted`: it is in the space. */
 struct block *percpu_block_at(const struct space *space, const void *address);
 struct block *percpu_block_of(const struct space *space, const void *item);
+/* CPU 0's place for what `address` is in some copy; NULL if that is in no range. Takes the lock. */
+const void *percpu_space_first(struct space *space, const void *address);
 
 /* fork.c */
 int percpu_fork_handlers(void);

@@ -250,11 +250,13 @@ int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
 
 bool percpu_pool_owns(const struct percpu_pool *pool, const void *item)
 {
+    percpu_space_lock(pool->space); /* no range goes meanwhile */
     const struct block *block = percpu_block_at(pool->space, item);
-    if (block == NULL || block->pool != pool)
-        return false;
-    size_t offset = (size_t)((const char *)item - block->base);
-    return offset % pool->slot_size == 0 && offset / pool->slot_size < pool->block_items;
+    size_t offset = block != NULL ? (size_t)((const char *)item - block->base) : 0;
+    bool ours = block != NULL && block->pool == pool && offset % pool->slot_size == 0 &&
+                offset / pool->slot_size < pool->block_items;
+    percpu_space_unlock(pool->space);
+    return ours;
 }
 
 struct percpu_pool *percpu_pool_of(const void *item, size_t stride)

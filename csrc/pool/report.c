@@ -36,6 +36,8 @@ int percpu_report_format(const struct percpu_report *report, char *text, size_t 
     if (report->cpu >= 0)
         snprintf(byte, sizeof byte, ", CPU %d, offset %zu: 0x%02x instead of 0x%02x", report->cpu,
                  report->offset, report->found, report->expected);
+    if (report->finding == PERCPU_INTERIOR_FREE)
+        snprintf(byte, sizeof byte, ", offset %zu", report->offset);
     if (report->count > 0)
         snprintf(count, sizeof count, ", %zu items", report->count);
     if (report->site != NULL)

@@ -105,22 +105,38 @@ void percpu_robust_withdraw(struct percpu_pool *pool, void *item)
     __atomic_store_n(site_of(block, item), (const void *)NULL, __ATOMIC_RELAXED);
 }
 
+/* An address in a range of the pool that is not where an item starts. */
+static void interior(const struct percpu_pool *pool, const struct block *block, const void *first,
+                     struct percpu_report *report)
+{
+    report->finding = PERCPU_INTERIOR_FREE;
+    report->detail = first == report->item
+                         ? "the address to free is not where an item starts that was handed out"
+                         : "the address to free is in another copy than CPU 0's";
+    if (block != NULL)
+        report->offset = (size_t)((const char *)first - block->base) % pool->slot_size;
+}
+
 /* What is wrong with freeing this address, if its site does not say so. */
 static bool bad_address(const struct percpu_pool *pool, const struct block *block,
                         struct percpu_report *report)
 {
-    const struct percpu_pool *other = block != NULL ? block->pool
-                                                    : percpu_pool_anywhere(report->item);
+    const void *first = report->item; /* in CPU 0's copy; NULL: in no copy */
+    if (block == NULL) {
+        first = percpu_space_first(pool->space, report->item);
+        block = first != NULL ? percpu_block_at(pool->space, first) : NULL;
+    }
+    const struct percpu_pool *other = block != NULL   ? block->pool
+                                      : first != NULL ? pool
+                                                      : percpu_pool_anywhere(report->item);
     if (other == NULL) {
         report->finding = PERCPU_FOREIGN_FREE;
         report->detail = "the address to free is in no range of the pool";
     } else if (other != pool) {
         report->finding = PERCPU_WRONG_POOL;
         report->detail = "the item to free is another pool's";
-    } else if (!is_item(pool, block, report->item)) {
-        report->finding = PERCPU_INTERIOR_FREE;
-        report->offset = (size_t)((const char *)report->item - block->base) % pool->slot_size;
-        report->detail = "the address to free is not where an item starts that was handed out";
+    } else if (block == NULL || first != report->item || !is_item(pool, block, first)) {
+        interior(pool, block, first, report);
     }
     return report->finding != PERCPU_NO_FINDING;
 }

@@ -78,11 +78,7 @@ struct space *percpu_space_create(const struct percpu_pool_attr *attr, size_t un
     if (attr->name != NULL)
         strncpy(space->name, attr->name, sizeof space->name - 1);
     lay_out_header(space);
-    pthread_mutexattr_t adaptive;
-    pthread_mutexattr_init(&adaptive);
-    pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
-    pthread_mutex_init(&space->lock, &adaptive);
-    pthread_mutexattr_destroy(&adaptive);
+    pthread_mutex_init(&space->lock, NULL);
     if (attr->numa && find_nodes(space) != 0) {
         pthread_mutex_destroy(&space->lock);
         free(space);
@@ -112,6 +108,18 @@ void percpu_space_release(struct space *space)
     pthread_mutex_destroy(&space->lock);
     free(space->nodes);
     free(space);
+}
+
+/* A thread that finds the lock taken mostly gets it sooner than it could fall asleep: it is held for
+ * as long as it takes to move some hundred items. */
+void percpu_space_wait(struct space *space)
+{
+    for (int tries = 0; tries < 1000; tries++) {
+        percpu_cpu_relax();
+        if (pthread_mutex_trylock(&space->lock) == 0)
+            return;
+    }
+    pthread_mutex_lock(&space->lock);
 }
 
 /* the table of ranges ------------------------------------------------------------------------ */
@@ -316,4 +324,17 @@ struct block *percpu_block_at(const struct space *space, const void *address)
         (size_t)((const char *)address - block->base) >= block->units * space->unit_size)
         return NULL;
     return block;
+}
+
+const void *percpu_space_first(struct space *space, const void *address)
+{
+    const char *first = NULL;
+    percpu_space_lock(space);
+    for (const struct range *range = space->ranges; range != NULL; range = range->next) {
+        size_t offset = (uintptr_t)address - (uintptr_t)range->base;
+        if (offset < percpu_copies_length(space))
+            first = range->base + (offset & (space->stride - 1));
+    }
+    percpu_space_unlock(space);
+    return first;
 }
