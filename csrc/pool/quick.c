@@ -27,17 +27,18 @@ void percpu_quick_prepare(struct percpu_pool *pool)
 }
 
 /* The item's place in the list of sites; NULL if it is not certain that this is an item. */
-static inline const void **site_of(struct percpu_pool *pool, const struct range *range,
-                                   const void *item)
+static inline const void **site_of(struct percpu_pool *pool, const void *item)
 {
-    uintptr_t base = (uintptr_t)(range + 1), offset = (uintptr_t)item - base;
+    uintptr_t base = (uintptr_t)item & ~(uintptr_t)(pool->stride - 1);
+    uintptr_t offset = (uintptr_t)item - base;
     if (percpu_unlikely(base != __atomic_load_n(&pool->seen_base, __ATOMIC_RELAXED))) {
         if (percpu_block_at(pool->space, item) == NULL)
             return NULL;
         __atomic_store_n(&pool->seen_base, base, __ATOMIC_RELAXED);
     }
     size_t index = (size_t)((uint128)offset * pool->reciprocal >> 64);
-    const struct block *block = (const struct block *)(const void *)range - 1; /* its only one */
+    const void *range = percpu_range_of(item, pool->stride);
+    const struct block *block = (const struct block *)range - 1; /* its only one */
     if (percpu_unlikely(index * pool->slot_size != offset ||
                         index >= __atomic_load_n(&block->cut, __ATOMIC_RELAXED)))
         return NULL;
@@ -62,11 +63,10 @@ void *percpu_quick_alloc(struct percpu_pool *pool, const void *site, uint64_t *e
     }
     void *item = entry_item(*entry);
     size_t stride = pool->stride, words = pool->slot_size / sizeof bits;
-    const struct range *range = percpu_range_of(item, stride);
-    const void **place = site_of(pool, range, item);
+    const void **place = site_of(pool, item);
     if (percpu_unlikely(place == NULL || __atomic_load_n(place, __ATOMIC_RELAXED) != NULL))
         return NULL;
-    const uint64_t *should = reference(range, item);
+    const uint64_t *should = reference(percpu_range_of(item, stride), item);
     const char *copy = item;
     for (unsigned left = pool->copies; left > 0; left--, copy += stride)
         for (size_t word = 0; word < words; word++)
@@ -97,12 +97,12 @@ static inline bool restore(const struct percpu_pool *pool, void *item, const uin
 
 bool percpu_quick_free(struct percpu_pool *pool, void *item)
 {
-    const struct range *range = percpu_range_of(item, pool->stride);
-    const void **place = site_of(pool, range, item), *site;
+    const void **place = site_of(pool, item), *site;
     if (place == NULL ||
         (site = __atomic_exchange_n(place, (const void *)NULL, __ATOMIC_RELAXED)) == NULL)
         return false;
-    if (percpu_unlikely(!restore(pool, item, reference(range, item)))) {
+    if (percpu_unlikely(
+            !restore(pool, item, reference(percpu_range_of(item, pool->stride), item)))) {
         __atomic_store_n(place, site, __ATOMIC_RELAXED);
         return false;
     }
