@@ -14,6 +14,7 @@ static unsigned nr_cpus;
 static struct {
     unsigned calls, fail_at; /* fail_at: the call that fails, from 1; 0: none */
     size_t length;           /* wanted */
+    unsigned copies;
     bool global;
     char *last;
 } init;
@@ -22,8 +23,8 @@ static int init_range(void *priv, void *memory, size_t length, int cpu)
 {
     CHECK(priv == &init && length == init.length);
     CHECK(((uintptr_t)memory & (page - 1)) == 0);
-    unsigned copy = init.calls++ % nr_cpus;
-    CHECK(init.global ? cpu == -1 : cpu == (int)copy);
+    unsigned copy = init.calls++ % init.copies;
+    CHECK(cpu == (init.global && init.copies == 1 ? -1 : (int)copy));
     CHECK(copy == 0 || (char *)memory > init.last);
     CHECK(holds(memory, NULL, 0, length));
     init.last = memory;
@@ -43,11 +44,14 @@ static struct percpu_pool_attr attr_with_init(unsigned kind)
         .populate = kind & 1 ? PERCPU_POPULATE_INIT : PERCPU_POPULATE_ZERO,
         .guard = kind & 2,
         .global = kind & 4,
-        .cpus = nr_cpus,
+        .cpus = !(kind & 4) ? nr_cpus
+                : kind & 2  ? 1
+                            : 3,
         .range_init = init_range,
         .priv = &init,
     };
     memset(&init, 0, sizeof init);
+    init.copies = attr.cpus;
     init.global = attr.global;
     init.length = attr.stride - (attr.guard ? page : 0);
     return attr;
@@ -70,7 +74,7 @@ static void test_range_init_is_found(unsigned kind, unsigned robust)
     size_t capacity = geometry_of(pool).capacity;
     unsigned char *dirty[2048];
     unsigned kept = 0;
-    CHECK(init.calls == nr_cpus && capacity * 3 <= COUNT_OF(dirty));
+    CHECK(init.calls == attr.cpus && capacity * 3 <= COUNT_OF(dirty));
     for (unsigned i = 0; i < 3 * capacity; i++) {
         unsigned char *item;
         switch (i % 4) {
@@ -88,7 +92,7 @@ static void test_range_init_is_found(unsigned kind, unsigned robust)
         }
         dirty[kept++] = item;
     }
-    CHECK(stats_of(pool).ranges == 3 && init.calls == 3 * nr_cpus);
+    CHECK(stats_of(pool).ranges == 3 && init.calls == 3 * attr.cpus);
     check_pool(pool);
     for (unsigned i = 0; i < kept; i++)
         percpu_pool_free(pool, dirty[i]);
@@ -99,7 +103,7 @@ static void test_range_init_is_found(unsigned kind, unsigned robust)
     for (unsigned i = 0; i < 50; i++)
         percpu_pool_free(pool, dirty[i]);
     check_pool(pool);
-    CHECK(init.calls == 3 * nr_cpus);
+    CHECK(init.calls == 3 * attr.cpus);
     percpu_pool_destroy(pool);
 }
 
@@ -109,7 +113,7 @@ static void test_range_init_fails(unsigned kind)
     struct percpu_pool_attr attr = attr_with_init(kind);
     percpu_pool_destroy(make_pool(attr));
     long before = mapped_pages();
-    for (unsigned k = 1; k <= nr_cpus; k++) {
+    for (unsigned k = 1; k <= attr.cpus; k++) {
         attr_with_init(kind);
         init.fail_at = k;
         errno = 0;
@@ -119,7 +123,7 @@ static void test_range_init_fails(unsigned kind)
     attr_with_init(kind);
     attr.lazy = true;
     struct percpu_pool *pool = make_pool(attr);
-    for (unsigned k = 1; k <= nr_cpus; k++) {
+    for (unsigned k = 1; k <= attr.cpus; k++) {
         long mapped = mapped_pages();
         size_t free_items = stats_of(pool).free + stats_of(pool).cached;
         for (; free_items > 0; free_items--)
