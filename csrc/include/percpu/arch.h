@@ -90,6 +90,9 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_stack_pop(percpu_ptr p, uint64_t *x)
  * it has none. Defined by the implementation: it knows the thread pointer. */
 PERCPU_INLINE uint32_t percpu_cs_id(size_t index);
 
+/* In a loop that waits for another CPU: leave more of this one to whoever shares it. */
+PERCPU_INLINE void percpu_cpu_relax(void);
+
 /*
  * asm goto with outputs. The empty asm keeps gcc before 11.5, 12.4 and 13.3 from dropping the
  * outputs (its bug 113921).

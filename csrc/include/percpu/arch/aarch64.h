@@ -347,6 +347,11 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
     return *(const volatile uint32_t *)(const volatile void *)(area + index);
 }
 
+PERCPU_INLINE void percpu_cpu_relax(void)
+{
+    __asm__ __volatile__("isb" ::: "memory");
+}
+
 #undef PERCPU_CS_START
 #undef PERCPU_CS_END
 #undef PERCPU_CS_OUTPUTS

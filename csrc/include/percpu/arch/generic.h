@@ -126,4 +126,9 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
     return UINT32_MAX;
 }
 
+PERCPU_INLINE void percpu_cpu_relax(void)
+{
+    __asm__ __volatile__("" ::: "memory");
+}
+
 #endif

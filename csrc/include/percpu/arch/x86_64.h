@@ -292,6 +292,11 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
     return id;
 }
 
+PERCPU_INLINE void percpu_cpu_relax(void)
+{
+    __asm__ __volatile__("pause" ::: "memory");
+}
+
 #undef PERCPU_CS_START
 #undef PERCPU_CS_START_AT
 #undef PERCPU_CS_END
