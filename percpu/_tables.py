@@ -333,7 +333,7 @@ def print_bench(console: Console, report: BenchReport) -> None:
         console,
         "Speed targets: medians and their ratio, nothing subtracted",
         table,
-        "2 threads: ns per operation of a thread. Memory: KiB beyond the pages written.",
+        "2 threads: ns per operation of a thread. Extra memory: KiB beyond the pages written.",
     )
     _print_others(console, report.taken_by_others())
     for result in report.results:
