@@ -283,7 +283,7 @@ PyDoc_STRVAR(
     "    allocation. ``dtor(item)`` is called once before an item's memory is given back, which\n"
     "    :meth:`trim` and the pool's end do. The views of the item that `dtor` gets show a copy\n"
     "    of the memory; its address is good until `dtor` returns. An exception there goes to\n"
-    "    :func:`sys.unraisablehook`.\n"
+    "    ``sys.unraisablehook``.\n"
     "robust\n"
     "    Look for corruption, and raise :exc:`CorruptionError`: for what is freed twice or was\n"
     "    never allocated, written after it was freed, or beyond its end, and in :meth:`close` for\n"
