@@ -137,30 +137,15 @@ int rseq_mempool_attr_set_populate_policy(struct rseq_mempool_attr *attr,
 
 /* pools -------------------------------------------------------------------------------------- */
 
-/*
- * The callback is told a CPU, which to us is -1 in any global pool. The copies of a range come in
- * order, and all in one thread, so the one before says which this is. The callback may itself make
- * a range, which must not disturb the count: it is kept after the call, not during it.
- */
-static _Thread_local struct {
-    const struct rseq_mempool *pool;
-    const char *next; /* the copy after the last one; NULL: that was a range's last */
-    int cpu;
-} walk;
-
+/* To us a single copy has no CPU. */
 static int init_range(void *priv, void *memory, size_t length, int cpu)
 {
     struct rseq_mempool *pool = priv;
-    if (cpu < 0 && pool->max_nr_cpus > 0)
-        cpu = walk.pool == pool && walk.next == memory ? walk.cpu + 1 : 0;
-    bool done = pool->init(pool->init_priv, memory, length, cpu) == 0;
-    bool more = done && cpu + 1 < pool->max_nr_cpus;
-    walk.pool = pool;
-    walk.next = more ? (char *)memory + length : NULL;
-    walk.cpu = cpu;
-    if (!done)
-        errno = ENOMEM;
-    return done ? 0 : -1;
+    if (pool->init(pool->init_priv, memory, length, cpu < 0 && pool->max_nr_cpus > 0 ? 0 : cpu) ==
+        0)
+        return 0;
+    errno = ENOMEM;
+    return -1;
 }
 
 /* A name that our pools allow. */
