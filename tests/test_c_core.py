@@ -65,7 +65,9 @@ THREADED = (
     "test_counter_threads",
     "test_locks",
     "test_pool_init_race",
+    "test_pool_robust_threads",
     "test_pool_threads",
+    "test_pool_trim",
     "test_registration",
     "test_remote",
     "test_sections",
@@ -83,7 +85,12 @@ CONFIGURATIONS = [
         "tsan",
         ("-O1", "-g", "-fsanitize=thread"),
         only=THREADED,
-        without={"test_pool_threads": HANDED_OVER, "test_fork": FORKED},
+        without={
+            "test_fork": FORKED,
+            "test_pool_robust_threads": HANDED_OVER,
+            "test_pool_threads": HANDED_OVER,
+            "test_pool_trim": HANDED_OVER,
+        },
     ),
     Configuration(
         "tsan-generic",
