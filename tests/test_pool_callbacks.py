@@ -585,6 +585,45 @@ def test_a_subclass_with_del_that_asks_its_base(unraisable: list[BaseException])
     assert unraisable == []
 
 
+def test_del_called_by_hand_leaves_a_pool_that_works(unraisable: list[BaseException]) -> None:
+    """As after any finalizer: dtor is not called any more, everything else is as before."""
+    builder = Builder()
+    pool = PerCpuPool(
+        2048, stride=2 * PAGE, init=lambda cpu, memory: None, ctor=builder.ctor, dtor=builder.dtor
+    )
+    kept = pool.alloc()
+    pool.__del__()
+    assert builder.ended == [kept.address()]
+    items = [pool.alloc() for _ in range(10)]
+    items.clear()
+    assert pool.trim() > 0
+    pool.__del__()
+    again = [pool.alloc() for _ in range(10)]
+    assert sorted(map(number_of, again)) == list(
+        range(len(builder.built) - 9, len(builder.built) + 1)
+    )
+    pool.check()
+    pool.close()
+    pool.__del__()
+    assert unraisable == []
+
+
+def test_c_code_may_trim(unraisable: list[BaseException]) -> None:
+    """It has no thread state to run dtor with; ctor sees what comes to the same place."""
+    core = ctypes.CDLL(percpu._core.__file__)
+    builder = Builder()
+    pool = PerCpuPool(64, ctor=builder.ctor, dtor=builder.dtor)
+    memory = ctypes.c_void_p.from_address(id(pool) + object.__basicsize__)
+    for turn in range(1, 4):
+        item = pool.alloc()
+        assert number_of(item) == len(builder.built) == turn
+        item.free()
+        core.percpu_pool_trim(memory)
+    del pool
+    gc.collect()
+    assert (builder.ended, unraisable) == ([], [])
+
+
 # ---- threads, interpreters ---------------------------------------------------------------------
 
 

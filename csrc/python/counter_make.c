@@ -35,7 +35,7 @@ static int init(struct percpu_py_counter *self, int64_t value, int64_t batch)
     void *item;
     if (self->pool == NULL)
         return source(NULL, &wish) != NULL ? 0 : errno;
-    int error = percpu_py_pool_take(self->pool, source, &wish, &item);
+    int error = percpu_py_pool_take(self->pool, source, &wish, &item, NULL);
     if (error != 0)
         self->counter.cpus = 0;
     return error;

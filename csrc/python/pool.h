@@ -153,6 +153,7 @@ struct percpu_py_call {
     struct percpu_py_call *outer;
     PyThreadState *thread;       /* while the core runs without the GIL; else NULL */
     PyObject *raised;            /* by a callback: the first exception */
+    bool fresh;                  /* the item was never handed out before: percpu_py_ctor() */
     struct percpu_report report; /* the first finding */
 };
 
@@ -188,9 +189,10 @@ void percpu_py_pool_unraisable(struct percpu_py_pool *pool);
 typedef void *percpu_py_source(struct percpu_pool *memory, void *what);
 
 /* Let `source` allocate an item, which holds the pool from then on. 0; an errno of the core; -1
- * with an exception. */
+ * with an exception. `fresh` (or NULL): whether it was never handed out before, in a pool with
+ * ctor. */
 int percpu_py_pool_take(struct percpu_py_pool *pool, percpu_py_source *source, void *what,
-                        void **item);
+                        void **item, bool *fresh);
 
 /* The exception for that errno. */
 void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *pool, int error);
@@ -200,8 +202,9 @@ void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *pool, int error);
 int percpu_py_pool_give_back(struct percpu_py_pool *pool, void *item);
 void percpu_py_pool_give_back_quietly(struct percpu_py_pool *pool, void *item);
 
-/* Run `ctor` for `item`, a PerCpuItem, if it has not seen that address. 0; -1 with its exception. */
-int percpu_py_pool_construct(struct percpu_py_pool *pool, PyObject *item);
+/* Run `ctor` for `item`, a PerCpuItem, if it is fresh or ctor has not seen it. 0; -1 with its
+ * exception. */
+int percpu_py_pool_construct(struct percpu_py_pool *pool, PyObject *item, bool fresh);
 
 /* For the core: it knows which items were handed out, `constructed` which of them ctor has seen. */
 int percpu_py_ctor(void *pool, void *item);

@@ -36,6 +36,7 @@ void percpu_py_call_watch(struct percpu_py_call *call, struct percpu_py_pool *po
         return;
     call->thread = NULL;
     call->raised = NULL;
+    call->fresh = false;
     call->report.finding = PERCPU_NO_FINDING;
     call->outer = innermost;
     innermost = call;
@@ -44,7 +45,7 @@ void percpu_py_call_watch(struct percpu_py_call *call, struct percpu_py_pool *po
 void percpu_py_call_enter(struct percpu_py_call *call, struct percpu_py_pool *pool)
 {
     percpu_py_call_watch(call, pool);
-    if (pool->calls_back && !pool->finalized)
+    if (pool->calls_back)
         call->thread = PyEval_SaveThread();
 }
 

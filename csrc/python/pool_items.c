@@ -13,7 +13,7 @@
 #include <string.h>
 
 int percpu_py_pool_take(struct percpu_py_pool *self, percpu_py_source *source, void *what,
-                        void **item)
+                        void **item, bool *fresh)
 {
     struct percpu_py_call call;
     if (percpu_py_pool_hold(self) != 0)
@@ -21,6 +21,8 @@ int percpu_py_pool_take(struct percpu_py_pool *self, percpu_py_source *source, v
     percpu_py_call_enter(&call, self);
     *item = source(self->memory, what);
     int error = percpu_py_call_leave(&call, *item != NULL ? 0 : errno);
+    if (fresh != NULL)
+        *fresh = call.pool != NULL && call.fresh;
     if (error == 0 && percpu_py_sites_add(self, *item) != 0)
         error = -1;
     if (error == 0)
@@ -87,13 +89,14 @@ static int run_ctor(struct percpu_py_pool *self, PyObject *item, PyObject *key)
     return -1;
 }
 
-int percpu_py_pool_construct(struct percpu_py_pool *self, PyObject *item)
+int percpu_py_pool_construct(struct percpu_py_pool *self, PyObject *item, bool fresh)
 {
     if (self->constructed == NULL)
         return 0;
     PyObject *key = PyLong_FromVoidPtr(percpu_py_as_item(item)->address);
     int done = key != NULL ? PySet_Contains(self->constructed, key) : -1;
-    if (done == 0) {
+    if (done == 0 ||
+        (done == 1 && fresh)) { /* C code may have trimmed the pool: percpu_py_dtor() */
         done = PySet_Add(self->constructed, key);
         if (done == 0)
             done = run_ctor(self, item, key);
@@ -118,25 +121,27 @@ static void destruct(struct percpu_py_pool *self, void *item)
     PyObject *key = PyLong_FromVoidPtr(item);
     int constructed = key != NULL ? PySet_Discard(self->constructed, key) : -1;
     if (constructed < 0)
-        PyErr_WriteUnraisable(self->dtor);
-    else if (constructed > 0 && self->dtor != NULL)
+        percpu_py_pool_unraisable(self);
+    else if (constructed > 0 && self->dtor != NULL && !self->finalized)
         run_dtor(self, key);
     Py_XDECREF(key);
 }
 
 /* The core asks nothing more of an item that came out of a ctor. */
-int percpu_py_ctor(void *Py_UNUSED(pool), void *Py_UNUSED(item))
+int percpu_py_ctor(void *pool, void *Py_UNUSED(item))
 {
+    struct percpu_py_call *call = percpu_py_call_innermost();
+    if (call != NULL && call->pool == pool)
+        call->fresh = true;
     return 0;
 }
 
 void percpu_py_dtor(void *pool, void *item)
 {
-    struct percpu_py_pool *self = pool;
-    struct percpu_py_call *call = self->finalized ? NULL : percpu_py_call_back(self);
+    struct percpu_py_call *call = percpu_py_call_back(pool);
     if (call == NULL)
         return;
-    destruct(self, item);
+    destruct(pool, item);
     percpu_py_call_resume(call);
 }
 
@@ -148,7 +153,8 @@ void percpu_py_pool_destruct(struct percpu_py_pool *self)
             PyErr_Clear();
             return;
         }
-        run_dtor(self, key);
+        if (percpu_pool_owns(self->memory, PyLong_AsVoidPtr(key)))
+            run_dtor(self, key);
         Py_DECREF(key);
     }
 }

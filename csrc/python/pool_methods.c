@@ -64,14 +64,14 @@ static PyObject *alloc_item(struct percpu_py_pool *self, Py_buffer *init)
     if (item == NULL)
         return NULL;
     void *address;
-    bool after_ctor = init != NULL && self->ctor != NULL;
+    bool fresh, after_ctor = init != NULL && self->ctor != NULL;
     percpu_py_source *source = init != NULL && !after_ctor ? source_bytes
                                : self->init != NULL        ? source_any
                                                            : source_initial;
-    int error = percpu_py_pool_take(self, source, init, &address);
+    int error = percpu_py_pool_take(self, source, init, &address, &fresh);
     if (error == 0) {
         percpu_py_item_adopt(item, address);
-        if (percpu_py_pool_construct(self, item) == 0) {
+        if (percpu_py_pool_construct(self, item, fresh) == 0) {
             if (after_ctor)
                 write_copies(self, address, init);
             return item;

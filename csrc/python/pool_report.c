@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { EMPTY, IN_HAND, FULL }; /* the mailbox */
 
@@ -37,7 +36,8 @@ bool percpu_py_pool_mail(struct percpu_py_pool *self, struct percpu_report *repo
     return true;
 }
 
-/* With or without the GIL. `pool` is NULL for size classes: they have one `priv` for all. */
+/* With or without the GIL. `pool` is NULL for size classes: they have one `priv` for all, so that
+ * there is nobody to tell what C code did wrong. */
 void percpu_py_report(void *pool, const struct percpu_report *report)
 {
     struct percpu_py_call *call = percpu_py_call_innermost();
@@ -82,22 +82,39 @@ static PyObject *attributes(struct percpu_py_pool *self, const struct percpu_rep
         number(report->finding == PERCPU_LEAK, report->count), "site", site);
 }
 
-/* One sentence, without the newline, and where the item was allocated. */
-static PyObject *message(const struct percpu_report *report, PyObject *site)
+/* Which item, and what is wrong with it. Not percpu_report_format(): it looks at the memory of the
+ * pool, which may be gone, and names the site in the extension. */
+static PyObject *particulars(const struct percpu_report *report)
 {
-    char text[512];
-    struct percpu_report known = *report;
-    known.site = NULL; /* an address in this extension */
-    percpu_report_format(&known, text, sizeof text);
-    text[strcspn(text, "\n")] = '\0';
-    return site == Py_None ? PyUnicode_FromString(text)
-                           : PyUnicode_FromFormat("%s; allocated at %U", text, site);
+    if (report->finding == PERCPU_LEAK)
+        return PyUnicode_FromFormat("%zu of them, the first is %p", report->count, report->item);
+    if (has_bytes(report->finding))
+        return PyUnicode_FromFormat("item %p, CPU %d, offset %zu: 0x%02x instead of 0x%02x",
+                                    report->item, report->cpu, report->offset, report->found,
+                                    report->expected);
+    return PyUnicode_FromFormat("item %p", report->item);
+}
+
+static PyObject *message(struct percpu_py_pool *self, const struct percpu_report *report,
+                         PyObject *site)
+{
+    const char *kind = percpu_finding_name(report->finding), *detail = report->detail;
+    PyObject *item = particulars(report), *text = NULL;
+    PyObject *where = self->name == Py_None ? PyUnicode_FromString("a pool")
+                                            : PyUnicode_FromFormat("pool %R", self->name);
+    if (item != NULL && where != NULL)
+        text = PyUnicode_FromFormat("%s in %U: %s (%U)", kind, where, detail, item);
+    if (text != NULL && site != Py_None)
+        Py_SETREF(text, PyUnicode_FromFormat("%U; allocated at %U", text, site));
+    Py_XDECREF(where);
+    Py_XDECREF(item);
+    return text;
 }
 
 static PyObject *make_exception(struct percpu_py_pool *self, const struct percpu_report *report,
                                 PyObject *site)
 {
-    PyObject *text = message(report, site), *values = attributes(self, report, site);
+    PyObject *text = message(self, report, site), *values = attributes(self, report, site);
     PyObject *type = percpu_py_error_class(Py_TYPE(self), PERCPU_PY_CORRUPTION);
     PyObject *exception = text != NULL && values != NULL ? PyObject_CallOneArg(type, text) : NULL;
     PyObject *dict = exception != NULL ? PyObject_GenericGetDict(exception, NULL) : NULL;

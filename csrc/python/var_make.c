@@ -80,7 +80,7 @@ static int place(struct percpu_py_var *self, uint64_t value)
     void *item = NULL;
     int error = 0;
     if (self->pool != NULL) {
-        error = percpu_py_pool_take(self->pool, source, &wish, &item);
+        error = percpu_py_pool_take(self->pool, source, &wish, &item, NULL);
     } else {
         self->memory = percpu_pool_shared(self->ops->width);
         item = self->memory != NULL ? source(self->memory, &wish) : NULL;
