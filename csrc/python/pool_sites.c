@@ -2,9 +2,9 @@
 /*
  * pool_sites.c - where in the program the items of a robust pool were allocated.
  *
- * `sites` has the address of each item that lives, with a pair of the code and the line that
- * allocated it, or None; in the order of the allocations, as dicts are. `former_sites` has the same
- * for items that were freed.
+ * `sites` has the address of each item that lives, with a pair of the code that allocated it and
+ * the place in it, or None; in the order of the allocations, as dicts are. `former_sites` has the
+ * same for items that were freed.
  */
 #include "pool.h"
 
@@ -21,7 +21,11 @@ static PyObject *current_site(void)
     PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
     if (frame == NULL)
         return Py_NewRef(Py_None);
-    PyObject *site = Py_BuildValue("(Ni)", PyFrame_GetCode(frame), PyFrame_GetLineNumber(frame));
+    PyObject *code = (PyObject *)PyFrame_GetCode(frame);
+    PyObject *at = PyLong_FromLong(PyFrame_GetLasti(frame));
+    PyObject *site = at != NULL ? PyTuple_Pack(2, code, at) : NULL;
+    Py_XDECREF(at);
+    Py_DECREF(code);
     Py_DECREF(frame);
     return site;
 }
@@ -67,14 +71,11 @@ void percpu_py_sites_remove(struct percpu_py_pool *self, const void *item)
 
 static PyObject *site_text(PyObject *site)
 {
-    PyObject *code;
-    int line;
     if (site == Py_None)
         return Py_NewRef(Py_None);
-    if (!PyArg_ParseTuple(site, "Oi", &code, &line))
-        return NULL;
-    return PyUnicode_FromFormat("%U:%d in %U", ((PyCodeObject *)code)->co_filename, line,
-                                ((PyCodeObject *)code)->co_qualname);
+    PyCodeObject *code = (PyCodeObject *)PyTuple_GET_ITEM(site, 0);
+    int line = PyCode_Addr2Line(code, (int)PyLong_AsLong(PyTuple_GET_ITEM(site, 1)));
+    return PyUnicode_FromFormat("%U:%d in %U", code->co_filename, line, code->co_qualname);
 }
 
 PyObject *percpu_py_sites_find(struct percpu_py_pool *self, const void *item)
