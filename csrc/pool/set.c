@@ -18,6 +18,7 @@ struct percpu_pool_set {
     pthread_mutex_t lock;
     unsigned count;
     size_t stride; /* of all its pools */
+    bool robust;   /* all pools are */
     struct percpu_pool *pools[MOST_POOLS];
 };
 
@@ -64,7 +65,9 @@ static int add(struct percpu_pool_set *set, struct percpu_pool *pool)
         for (unsigned i = set->count++; i > at; i--)
             set->pools[i] = set->pools[i - 1];
         set->pools[at] = pool;
-        set->stride = pool->space->stride;
+        bool robust = pool->robust && (set->count == 1 || set->robust);
+        __atomic_store_n(&set->robust, robust, __ATOMIC_RELAXED);
+        __atomic_store_n(&set->stride, pool->space->stride, __ATOMIC_RELAXED);
         return 0;
     }
     return -1;
@@ -188,7 +191,7 @@ int percpu_pool_create_classes(const struct percpu_pool_attr *given, struct perc
     unsigned count = count_classes(attr.item_size);
     if (count > room)
         return (int)count;
-    attr.cache_bytes /= count;
+    attr.cache_bytes = attr.cache_bytes > count ? attr.cache_bytes / count : 1; /* not 0 */
     struct space *space = make_space(&attr);
     if (space == NULL)
         return -1;
@@ -291,9 +294,33 @@ void *percpu_pool_set_alloc_init(struct percpu_pool_set *set, const void *init, 
     return alloc(set, BYTES, init, size);
 }
 
+/* The pool of the set in whose block `address` lies; in CPU 0's copy, or in any. */
+static struct percpu_pool *find_block(struct percpu_pool_set *set, const void *address, bool any)
+{
+    struct percpu_pool *pool;
+    for (unsigned i = 0; (pool = percpu_pool_set_get(set, i)) != NULL; i++) {
+        const void *first = any ? percpu_space_first(pool->space, address) : address;
+        const struct block *block = percpu_block_at(pool->space, first);
+        if (block != NULL && block->pool == pool)
+            return pool;
+    }
+    return NULL;
+}
+
+/* The pool to free an address to that may be no item; any pool will do to report a foreign one. */
+static struct percpu_pool *owner(struct percpu_pool_set *set, const void *address)
+{
+    struct percpu_pool *pool = find_block(set, address, false);
+    if (pool == NULL)
+        pool = find_block(set, address, true);
+    return pool != NULL ? pool : percpu_pool_set_get(set, 0);
+}
+
 void percpu_pool_set_free(struct percpu_pool_set *set, void *item)
 {
     if (item == NULL)
         return;
-    percpu_pool_free(percpu_pool_of(item, set->stride), item);
+    bool robust = __atomic_load_n(&set->robust, __ATOMIC_RELAXED);
+    size_t stride = __atomic_load_n(&set->stride, __ATOMIC_RELAXED);
+    percpu_pool_free(robust ? owner(set, item) : percpu_pool_of(item, stride), item);
 }
