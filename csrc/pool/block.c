@@ -87,9 +87,9 @@ static size_t take_unfrozen(struct percpu_pool *pool, uint64_t *entries, size_t 
     return 0;
 }
 
-bool percpu_block_add(struct percpu_pool *pool)
+bool percpu_block_add(struct percpu_pool *pool, enum percpu_from from)
 {
-    struct block *block = percpu_space_block(pool->space, pool);
+    struct block *block = percpu_space_block(pool->space, pool, from);
     if (block == NULL)
         return false;
     block->next = pool->blocks;
@@ -108,7 +108,7 @@ size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wan
     do {
         taken = from == FROM_ANY ? take_available(pool, entries, wanted)
                                  : take_unfrozen(pool, entries, wanted);
-    } while (taken == 0 && percpu_block_add(pool));
+    } while (taken == 0 && percpu_block_add(pool, from));
     return taken;
 }
 

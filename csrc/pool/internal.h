@@ -204,7 +204,9 @@ void percpu_space_release(struct space *space);
 /* With the lock held, which a callback makes it drop for a while: one more range. 0, or -1. */
 int percpu_space_grow(struct space *space);
 /* With the lock held: a new block for `pool`, if some range has `units` in a row. */
-struct block *percpu_space_block(struct space *space, struct percpu_pool *pool);
+enum percpu_from { FROM_ANY, FROM_UNFROZEN };
+struct block *percpu_space_block(struct space *space, struct percpu_pool *pool,
+                                 enum percpu_from from);
 /* Give its units back; or, if they cannot be used again, lose them until the range goes: they are
  * percpu_pool_nobody's then. */
 extern struct percpu_pool percpu_pool_nobody;
@@ -227,11 +229,10 @@ void percpu_space_delist(struct space *space);
 const struct percpu_pool *percpu_pool_anywhere(const void *address);
 
 /* block.c, with the lock held: move up to `wanted` entries out of the blocks; put one back. */
-enum percpu_from { FROM_ANY, FROM_UNFROZEN };
 size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
                          enum percpu_from from);
 /* One more block, if some range has room for it. */
-bool percpu_block_add(struct percpu_pool *pool);
+bool percpu_block_add(struct percpu_pool *pool, enum percpu_from from);
 /* Make the list of blocks that may have free items anew. */
 void percpu_block_relist(struct percpu_pool *pool);
 void percpu_block_put(struct percpu_pool *pool, uint64_t entry);

@@ -233,7 +233,7 @@ int percpu_pool_reserve(struct percpu_pool *pool, size_t items)
     for (struct block *block = pool->blocks; block != NULL; block = block->next)
         found += block->free_count + (pool->block_items - block->cut);
     while (found < items && result == 0) {
-        if (percpu_block_add(pool))
+        if (percpu_block_add(pool, FROM_ANY))
             found += pool->block_items;
         else
             result = percpu_space_grow(pool->space);

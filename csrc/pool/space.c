@@ -283,12 +283,15 @@ static size_t find_units(const struct range *range, uint32_t wanted)
     return space->units;
 }
 
-struct block *percpu_space_block(struct space *space, struct percpu_pool *pool)
+struct block *percpu_space_block(struct space *space, struct percpu_pool *pool,
+                                 enum percpu_from from)
 {
     if (space->units_free < pool->block_units)
         return NULL;
     for (struct range *range = space->ranges; range != NULL; range = range->next) {
-        size_t unit = find_units(range, pool->block_units);
+        size_t unit = space->units;
+        if (from == FROM_ANY || !range->frozen)
+            unit = find_units(range, pool->block_units);
         if (unit < space->units)
             return make_block(range, unit, pool);
     }
