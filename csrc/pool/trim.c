@@ -67,9 +67,12 @@ static void end_block(struct block *block, bool usable)
 static bool idle(const struct range *range)
 {
     const struct block *blocks = percpu_range_blocks(range);
-    for (size_t unit = 0; unit < range->space->units; unit++)
-        if (blocks[unit].pool != NULL && blocks[unit].free_count < blocks[unit].cut)
+    for (size_t unit = 0; unit < range->space->units; unit++) {
+        const struct percpu_pool *pool = blocks[unit].pool;
+        if (pool != NULL && pool != &percpu_pool_nobody &&
+            blocks[unit].free_count < blocks[unit].cut)
             return false;
+    }
     return true;
 }
 
