@@ -66,6 +66,7 @@ THREADED = (
     "test_locks",
     "test_pool_init_race",
     "test_pool_robust_threads",
+    "test_pool_set",
     "test_pool_threads",
     "test_pool_trim",
     "test_registration",
@@ -88,6 +89,7 @@ CONFIGURATIONS = [
         without={
             "test_fork": FORKED,
             "test_pool_robust_threads": HANDED_OVER,
+            "test_pool_set": HANDED_OVER,
             "test_pool_threads": HANDED_OVER,
             "test_pool_trim": HANDED_OVER,
         },

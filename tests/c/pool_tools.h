@@ -16,6 +16,12 @@
 
 #define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
 
+#ifdef __SANITIZE_THREAD__
+enum { SLOW = true }; /* and its shadow memory is the process's */
+#else
+enum { SLOW = false };
+#endif
+
 /* Under an emulator system calls that the kernel has may be missing, and mappings be others'. */
 static inline bool emulated(void)
 {

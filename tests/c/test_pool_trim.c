@@ -8,12 +8,6 @@
 
 enum { SIZE = 64 };
 
-#ifdef __SANITIZE_THREAD__
-enum { SLOW = true };
-#else
-enum { SLOW = false };
-#endif
-
 static size_t page;
 static unsigned nr_cpus, more; /* more: so many copies that the kernel is asked what to look at */
 static bool told;              /* pages_are_told_apart() */
