@@ -13,30 +13,69 @@ static void make_available(struct percpu_pool *pool, struct block *block)
     if (block->available)
         return;
     block->available = true;
+    block->previous_available = NULL;
     block->next_available = pool->available;
+    if (pool->available != NULL)
+        pool->available->previous_available = block;
     pool->available = block;
+}
+
+void percpu_block_withdraw(struct block *block)
+{
+    if (!block->available)
+        return;
+    if (block->previous_available != NULL)
+        block->previous_available->next_available = block->next_available;
+    else
+        block->pool->available = block->next_available;
+    if (block->next_available != NULL)
+        block->next_available->previous_available = block->previous_available;
+    block->available = false;
+}
+
+/* A part of the file from `start` to `end`, and the range. */
+struct part {
+    const struct range *range;
+    size_t start, end;
+};
+
+static void copy_from_file(void *context, unsigned copy, size_t start, size_t end)
+{
+    const struct part *part = context;
+    const struct range *range = part->range;
+    start = start > part->start ? start : part->start;
+    end = end < part->end ? end : part->end;
+    char *copied = range->base + copy * range->space->stride + start;
+    if (start < end && memcmp(copied, range->initial + start, end - start) != 0)
+        memcpy(copied, range->initial + start, end - start);
 }
 
 /*
  * Before fresh item `index` is handed out, nobody has written the pages that lie at or above
- * `prepared`, so no CPU has its own copy of them, and what is stored in the file now is what every
- * CPU will see. The items that start below the new end get the bytes that were last asked for.
+ * `prepared`, so what is stored in the file now is what every CPU will see. The items that start
+ * below the new end get the bytes that were last asked for. Only where memory is locked (mlockall)
+ * have CPUs pages of their own by now: those are brought up to date.
  */
 static void prepare(struct block *block, size_t index)
 {
     const struct percpu_pool *pool = block->pool;
+    struct range *range = block->range;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), slot = pool->slot_size;
     size_t items_end = pool->block_items * slot, end = (index + 1) * slot;
-    if (block->range->initial == NULL || end <= block->prepared)
+    if (range->initial == NULL || range->space->range_init != NULL || end <= block->prepared)
         return;
-    size_t from = (block->prepared + slot - 1) / slot;
+    size_t from = (block->prepared + slot - 1) / slot, at = from * slot;
     size_t ahead = pool->prepared.size > 0 ? PREPARE_AT_ONCE : 0;
     block->prepared = (end + ahead + page - 1) / page * page;
-    if (block->range->frozen || pool->prepared.size == 0)
+    if (range->frozen || pool->prepared.size == 0)
         return;
-    char *initial = block->range->initial + (block->base - block->range->base);
-    for (size_t at = from * slot; at < block->prepared && at < items_end; at += slot)
-        memcpy(initial + at, pool->prepared.bytes, pool->prepared.size);
+    size_t first = (size_t)(block->base - range->base);
+    struct part part = {range, first + at, first + items_end};
+    for (; at < block->prepared && at < items_end; at += slot)
+        memcpy(range->initial + first + at, pool->prepared.bytes, pool->prepared.size);
+    if (!percpu_pages_walk(range, copy_from_file, &part))
+        for (unsigned copy = 0; copy < range->space->copies; copy++)
+            copy_from_file(&part, copy, 0, range->space->stride);
 }
 
 static uint64_t entry_of(const struct block *block, uint32_t marked)
@@ -71,8 +110,7 @@ static size_t take_available(struct percpu_pool *pool, uint64_t *entries, size_t
         size_t taken = take_from(block, entries, wanted);
         if (taken > 0)
             return taken;
-        block->available = false;
-        pool->available = block->next_available;
+        percpu_block_withdraw(block);
     }
     return 0;
 }
@@ -128,14 +166,4 @@ void percpu_block_put(struct percpu_pool *pool, uint64_t entry)
     block->free_items[block->free_count++] = index | (entry & FRESH ? FRESH_INDEX : 0) |
                                              (entry & CLEAN ? CLEAN_INDEX : 0);
     make_available(pool, block);
-}
-
-void percpu_block_relist(struct percpu_pool *pool)
-{
-    pool->available = NULL;
-    for (struct block *block = pool->blocks; block != NULL; block = block->next) {
-        block->available = false;
-        if (block->free_count > 0 || block->cut < pool->block_items)
-            make_available(pool, block);
-    }
 }

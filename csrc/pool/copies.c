@@ -19,7 +19,7 @@ static size_t first_difference(const char *copy, size_t at, size_t end, struct i
     const char *bytes = image.bytes;
     size_t given = image.size < end ? image.size : end;
     if (at < given && memcmp(copy + at, bytes + at, given - at) != 0) {
-        while (copy[at] == bytes[at])
+        while (at < given && copy[at] == bytes[at])
             at++;
         return at;
     }

@@ -74,7 +74,7 @@ struct block {
     struct range *range;
     char *base;                    /* CPU 0's copy of the first item */
     struct block *previous, *next; /* of the pool, newest first */
-    struct block *next_available;
+    struct block *previous_available, *next_available;
     bool available; /* in the list of blocks that may have free items */
     uint32_t units;
     uint32_t cut; /* items below it have been handed to a cache once */
@@ -88,7 +88,7 @@ struct block {
 struct range {
     uint64_t magic;
     struct space *space;
-    struct range *next;
+    struct range *previous, *next;
     char *base;    /* CPU 0's stride, aligned to the stride */
     char *initial; /* shared mapping of the file of initial values, or NULL */
     uint32_t units_used, units_lost;
@@ -233,8 +233,8 @@ size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wan
                          enum percpu_from from);
 /* One more block, if some range has room for it. */
 bool percpu_block_add(struct percpu_pool *pool, enum percpu_from from);
-/* Make the list of blocks that may have free items anew. */
-void percpu_block_relist(struct percpu_pool *pool);
+/* Take the block out of the list of those that may have free items. */
+void percpu_block_withdraw(struct block *block);
 void percpu_block_put(struct percpu_pool *pool, uint64_t entry);
 
 /* cache.c */

@@ -172,10 +172,12 @@ static bool holds(const struct space *space, uintptr_t base)
 
 void percpu_space_unlink(struct space *space, struct range *range)
 {
-    struct range **link = &space->ranges;
-    while (*link != range)
-        link = &(*link)->next;
-    *link = range->next;
+    if (range->previous != NULL)
+        range->previous->next = range->next;
+    else
+        space->ranges = range->next;
+    if (range->next != NULL)
+        range->next->previous = range->previous;
     space->range_count--;
     space->units_free -= space->units - range->units_lost;
     struct range_table *table = space->table;
@@ -222,6 +224,8 @@ int percpu_space_grow(struct space *space)
         return -1;
     }
     range->next = space->ranges;
+    if (range->next != NULL)
+        range->next->previous = range;
     space->ranges = range;
     space->range_count++;
     space->units_free += space->units;

@@ -23,8 +23,9 @@ static void drop_pages(void *context, unsigned copy, size_t start, size_t end)
     size_t last = first + block->units * space->unit_size;
     start = start > first ? start : first;
     end = end < last ? end : last;
-    if (start < end)
-        madvise(block->range->base + copy * space->stride + start, end - start, MADV_DONTNEED);
+    char *pages = block->range->base + copy * space->stride + start;
+    if (start < end && madvise(pages, end - start, MADV_DONTNEED) != 0)
+        memset(pages, 0, end - start); /* memory is locked */
 }
 
 /* The units as they were before the block: the next one takes its items for fresh. False where a
@@ -58,8 +59,8 @@ static void unlink_block(struct percpu_pool *pool, struct block *block)
 /* With the lock held: give the block's units back. */
 static void end_block(struct block *block, bool usable)
 {
+    percpu_block_withdraw(block);
     unlink_block(block->pool, block);
-    percpu_block_relist(block->pool);
     percpu_space_end_block(block, usable);
 }
 
@@ -111,13 +112,16 @@ size_t percpu_pool_trim(struct percpu_pool *pool)
     percpu_space_lock(pool->space);
     percpu_cache_drain(pool);
     for (struct block *block = pool->blocks, *next; block != NULL; block = next) {
+        struct block *other = block->next; /* in another range, so it does not go with this one */
+        while (other != NULL && other->range == block->range)
+            other = other->next;
         next = block->next;
         struct range *range = block->free_count == block->cut ? collect(block) : NULL;
         if (range == NULL)
             continue;
         range->next = unused;
         unused = range;
-        next = pool->blocks; /* others of the pool's went with the range */
+        next = other;
     }
     percpu_space_unlock(pool->space);
     for (struct range *next; unused != NULL; unused = next) {

@@ -26,7 +26,8 @@
  * Memory of `zero` is anonymous: a page that no CPU has written reads as zeros and costs nothing.
  * In `init` every CPU's stride maps the same file of initial values privately: a page that a CPU
  * has not written costs nothing either, and reads as what was written once, in the file. After
- * fork() parent and child each have their own copies in both: see percpu_pool_alloc_init().
+ * fork() parent and child each have their own copies in both: see percpu_pool_alloc_init(). Locked
+ * memory (mlockall) is given to every CPU at once, in both.
  *
  * Source of the layout: the mempool of librseq (M. Desnoyers, "A new per-cpu memory allocator for
  * userspace in librseq", 2024).
@@ -148,7 +149,7 @@ PERCPU_API void percpu_pool_free_slowly(struct percpu_pool *pool, void *item) PE
  * divides item_size (at least 8, at most 64; an item below 8 bytes: item_size rounded up to a power
  * of two). NULL with errno ENOMEM (no memory, or max_ranges reached with no free item on any CPU),
  * EINVAL (size larger than item_size), EMFILE or ENFILE (a range of initial values could not be
- * made), or that of ctor or range_init. Thread-safe.
+ * made), or that of ctor or range_init. The bytes at `init` must not change meanwhile. Thread-safe.
  *
  * Cost. Recycled items are restored many at a time, by looking only at pages that some CPU has
  * written (PAGEMAP_SCAN, Linux 6.7; before that by reading every copy). Initial bytes go to one
