@@ -103,6 +103,8 @@ static size_t find_entries(struct percpu_pool *pool, uint64_t *entries, size_t w
     size_t count = percpu_block_take(pool, entries, wanted, from);
     if (count == 0 && drain_idle(pool) > 0)
         count = percpu_block_take(pool, entries, wanted, from);
+    if (count == 0 && from == FROM_UNFROZEN && percpu_pool_drop_frozen(pool) > 0)
+        count = percpu_block_take(pool, entries, wanted, from);
     if (count == 0 && percpu_space_grow(pool->space) == 0)
         count = percpu_block_take(pool, entries, wanted, from);
     int error = errno;

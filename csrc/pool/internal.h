@@ -298,7 +298,10 @@ bool percpu_quick_free(struct percpu_pool *pool, void *item);
 void percpu_report(const struct percpu_pool *pool, struct percpu_report *report);
 void percpu_report_catch(struct percpu_report *report);
 
-/* trim.c: give all blocks of a pool to the others in its space. */
+/* trim.c, with the lock held: drain the caches, and give idle ranges with a frozen file back, before
+ * another range is mapped because of them. Returns how many items were in the caches. */
+size_t percpu_pool_drop_frozen(struct percpu_pool *pool);
+/* Give all blocks of a pool to the others in its space. */
 void percpu_pool_leave(struct percpu_pool *pool);
 /* Run dtor for the block's free items that were constructed. */
 void percpu_block_destruct(struct percpu_pool *pool, const struct block *block);

@@ -134,6 +134,19 @@ size_t percpu_pool_trim(struct percpu_pool *pool)
     return bytes;
 }
 
+size_t percpu_pool_drop_frozen(struct percpu_pool *pool)
+{
+    size_t drained = percpu_cache_drain(pool);
+    for (struct range *range = pool->space->ranges, *next; range != NULL; range = next) {
+        next = range->next;
+        if (!range->frozen || !idle(range))
+            continue;
+        end_range(range);
+        percpu_range_unmap(range);
+    }
+    return drained;
+}
+
 void percpu_pool_leave(struct percpu_pool *pool)
 {
     percpu_space_lock(pool->space);
