@@ -28,6 +28,12 @@ static inline bool emulated(void)
     return getenv("PERCPU_TEST_EMULATED") != NULL;
 }
 
+/* Whether initial bytes may be stored while other threads write: see percpu_range_settle(). */
+static inline bool file_settles(void)
+{
+    return !emulated(); /* qemu-user ignores that madvise() */
+}
+
 static inline struct percpu_pool *make_pool(struct percpu_pool_attr attr)
 {
     struct percpu_pool *pool = percpu_pool_create(&attr);

@@ -128,7 +128,7 @@ int main(void)
     double seconds = wanted != NULL ? atof(wanted) : 2;
     unsigned few = percpu_nr_cpus() > 4 ? percpu_nr_cpus() : 4;
     unsigned more = MORE > percpu_nr_cpus() ? MORE : percpu_nr_cpus();
-    if (emulated()) {
+    if (!file_settles()) {
         puts("qemu-user ignores the madvise() that the pool waits with");
         return TEST_SKIPPED;
     }

@@ -173,7 +173,8 @@ int main(void)
     deadline(100);
     for (unsigned kind = 0; kind < 8; kind++) {
         test_two_frees_at_once(kind);
-        test_used_by_threads(kind);
+        if (kind % 2 == 0 || file_settles())
+            test_used_by_threads(kind);
     }
     return 0;
 }
