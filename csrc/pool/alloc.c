@@ -22,13 +22,13 @@ static uint64_t fill_from_file(struct percpu_pool *pool, uint64_t entry, struct 
     const struct range *range = percpu_range_of(entry_item(entry), pool->space->stride);
     if (__atomic_load_n(&range->frozen, __ATOMIC_RELAXED)) {
         entry = percpu_cache_trade(pool, entry, image);
-        if (is_right(pool, entry, image))
+        if (entry == 0 || is_right(pool, entry, image))
             return entry;
     }
     return percpu_cache_learn(pool, image) ? percpu_cache_convert(pool, entry, image) : entry;
 }
 
-/* Make the item hold `image`. The entry returned may be another one. */
+/* Make the item hold `image`. The entry returned may be another one; or 0 with errno. */
 static uint64_t fill(struct percpu_pool *pool, uint64_t entry, struct image image)
 {
     if (is_right(pool, entry, image))
@@ -36,7 +36,7 @@ static uint64_t fill(struct percpu_pool *pool, uint64_t entry, struct image imag
     if (pool->space->initial && !pool->robust && !pool->constructed &&
         !percpu_copies_refer(pool, entry_item(entry), image)) {
         entry = fill_from_file(pool, entry, image);
-        if (is_right(pool, entry, image))
+        if (entry == 0 || is_right(pool, entry, image))
             return entry;
     }
     percpu_copies_set(pool, entry, image);

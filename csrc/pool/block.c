@@ -8,6 +8,9 @@
 /* At most so much of a file is prepared at once. */
 #define PREPARE_AT_ONCE ((size_t)256 << 10)
 
+/* How far the search for an item with the right bytes in a frozen file goes. */
+enum { LOOKS_AT_BLOCKS = 16, LOOKS_IN_BLOCK = 512 };
+
 static void make_available(struct percpu_pool *pool, struct block *block)
 {
     if (block->available)
@@ -147,6 +150,31 @@ size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wan
         taken = from == FROM_ANY ? take_available(pool, entries, wanted)
                                  : take_unfrozen(pool, entries, wanted);
     } while (taken == 0 && percpu_block_add(pool, from));
+    return taken;
+}
+
+static size_t take_like(struct block *block, uint64_t *entries, size_t wanted, struct image image)
+{
+    const struct percpu_pool *pool = block->pool;
+    size_t taken = 0, looks = LOOKS_IN_BLOCK;
+    for (uint32_t i = block->free_count; i > 0 && taken < wanted && looks > 0; i--, looks--) {
+        uint32_t marked = block->free_items[i - 1];
+        if (!percpu_copies_refer(pool, block_item(block, marked & ~INDEX_MARKS), image))
+            continue;
+        entries[taken++] = entry_of(block, marked);
+        block->free_items[i - 1] = block->free_items[--block->free_count];
+    }
+    return taken;
+}
+
+size_t percpu_block_take_like(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
+                              struct image image)
+{
+    size_t taken = 0, looks = LOOKS_AT_BLOCKS;
+    for (struct block *block = pool->available; block != NULL && taken < wanted && looks > 0;
+         block = block->next_available, looks--)
+        if (block->range->frozen)
+            taken += take_like(block, entries + taken, wanted - taken, image);
     return taken;
 }
 

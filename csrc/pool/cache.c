@@ -226,15 +226,18 @@ uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen, struct im
     uint64_t entries[CACHE_ENTRIES], other;
     percpu_space_lock(pool->space);
     (void)learn(pool, image);
-    size_t count = find_entries(pool, entries, (pool->cache_items + 1) / 2, FROM_UNFROZEN);
-    if (count > 0) {
-        percpu_block_put(pool, frozen);
-        for (uint64_t i = 0; i < pool->cache_items && percpu_stack_pop(pool->marked, &other); i++)
-            percpu_block_put(pool, other);
-    }
+    percpu_block_put(pool, frozen);
+    for (uint64_t i = 0; i < pool->cache_items && percpu_stack_pop(pool->marked, &other); i++)
+        percpu_block_put(pool, other);
+    size_t wanted = (pool->cache_items + 1) / 2;
+    size_t count = percpu_block_take_like(pool, entries, wanted, image);
+    if (count == 0)
+        count = find_entries(pool, entries, wanted, FROM_UNFROZEN);
+    if (count == 0) /* then one whose copies have to be written on every CPU */
+        count = percpu_block_take(pool, entries, 1, FROM_ANY);
     percpu_space_unlock(pool->space);
     if (count == 0)
-        return frozen;
+        return 0;
     make_clean(pool, entries, count);
     stash(pool, entries + 1, count - 1);
     return entries[0];

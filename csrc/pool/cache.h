@@ -20,7 +20,8 @@ bool percpu_cache_learn(struct percpu_pool *pool, struct image image);
  * it, since it costs hardly more. Returns the entry, which is not clean if its range was frozen. */
 uint64_t percpu_cache_convert(struct percpu_pool *pool, uint64_t entry, struct image image);
 
-/* Instead of an entry of a frozen range one of another range; the same if there is none. */
+/* Instead of an entry of a frozen range one that holds `image` or can be made to, if there is one;
+ * 0 with errno. */
 uint64_t percpu_cache_trade(struct percpu_pool *pool, uint64_t frozen, struct image image);
 
 void percpu_cache_put(struct percpu_pool *pool, uint64_t entry);

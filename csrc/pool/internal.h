@@ -231,6 +231,9 @@ const struct percpu_pool *percpu_pool_anywhere(const void *address);
 /* block.c, with the lock held: move up to `wanted` entries out of the blocks; put one back. */
 size_t percpu_block_take(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
                          enum percpu_from from);
+/* The same out of frozen ranges, of items whose file holds `image`, as far as it looks. */
+size_t percpu_block_take_like(struct percpu_pool *pool, uint64_t *entries, size_t wanted,
+                              struct image image);
 /* One more block, if some range has room for it. */
 bool percpu_block_add(struct percpu_pool *pool, enum percpu_from from);
 /* Take the block out of the list of those that may have free items. */
