@@ -796,3 +796,23 @@ def test_callers_in_c_cannot_run_python() -> None:
     assert other.alloc() is not None
     assert pool.alloc() is not None
     pool.check()
+
+
+def test_a_dtor_that_allocates_at_the_end_of_its_pool_comes_to_an_end() -> None:
+    """Found by the garbage collector, the pool is not closed while its items are destructed."""
+    destructed: list[int] = []
+
+    def use_a_pool() -> set[int]:
+        cycle: dict[str, PerCpuPool] = {}
+
+        def dtor(item: PerCpuItem) -> None:
+            destructed.append(item.address())
+            cycle["pool"].alloc()
+
+        cycle["pool"] = PerCpuPool(16, dtor=dtor)
+        return {item.address() for item in [cycle["pool"].alloc() for _ in range(10)]}
+
+    addresses = use_a_pool()
+    gc.collect()
+    assert len(destructed) == 10
+    assert set(destructed) == addresses

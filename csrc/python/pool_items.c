@@ -145,16 +145,18 @@ void percpu_py_dtor(void *pool, void *item)
     percpu_py_call_resume(call);
 }
 
+/* Of those that are constructed now: a dtor may allocate more, and without an end. */
 void percpu_py_pool_destruct(struct percpu_py_pool *self)
 {
-    while (self->dtor != NULL && PySet_GET_SIZE(self->constructed) > 0) {
-        PyObject *key = PySet_Pop(self->constructed);
-        if (key == NULL) { /* another thread was faster */
-            PyErr_Clear();
-            return;
-        }
-        if (percpu_pool_owns(self->memory, PyLong_AsVoidPtr(key)))
+    PyObject *keys = self->dtor != NULL ? PySet_New(self->constructed) : NULL;
+    if (keys == NULL && self->dtor != NULL)
+        percpu_py_pool_unraisable(self);
+    while (keys != NULL && PySet_GET_SIZE(keys) > 0) {
+        PyObject *key = PySet_Pop(keys);
+        int ours = PySet_Discard(self->constructed, key); /* 0: another thread was faster */
+        if (ours > 0 && percpu_pool_owns(self->memory, PyLong_AsVoidPtr(key)))
             run_dtor(self, key);
         Py_DECREF(key);
     }
+    Py_XDECREF(keys);
 }

@@ -84,6 +84,20 @@ static PyObject *alloc_item(struct percpu_py_pool *self, Py_buffer *init)
     return NULL;
 }
 
+/* The core looks at the bytes several times: another thread must not change them meanwhile. */
+static int fix_bytes(PyObject *init, Py_buffer *view)
+{
+    if (PyBytes_CheckExact(init))
+        return 0;
+    PyObject *bytes = PyBytes_FromStringAndSize(view->buf, view->len);
+    if (bytes == NULL)
+        return -1;
+    PyBuffer_Release(view);
+    int result = PyObject_GetBuffer(bytes, view, PyBUF_SIMPLE);
+    Py_DECREF(bytes);
+    return result;
+}
+
 static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames)
 {
@@ -106,7 +120,7 @@ static PyObject *pool_alloc(PyObject *op, PyObject *const *args, Py_ssize_t narg
                      "init must have at most item_size bytes, which is %zu, not "
                      "%zd",
                      self->geometry.item_size, view.len);
-    else
+    else if (fix_bytes(init, &view) == 0)
         item = alloc_item(self, &view);
     PyBuffer_Release(&view);
     return item;

@@ -41,16 +41,18 @@ int percpu_py_sites_add(struct percpu_py_pool *self, const void *item)
     return done;
 }
 
-/* 0; -1 with an exception: MemoryError. */
+/* 0; -1 with an exception: MemoryError. Without memory the former site is lost, but what was freed
+ * is no leak. */
 static int retire(struct percpu_py_pool *self, PyObject *key)
 {
     PyObject *site = percpu_py_dict_get(self->sites, key);
     if (site == NULL) /* closed before it was freed */
         return PyErr_Occurred() ? -1 : 0;
-    int done = PyDict_SetItem(self->former_sites, key, site);
+    if (PyDict_SetItem(self->former_sites, key, site) != 0)
+        PyErr_Clear();
     Py_DECREF(site);
-    if (done != 0 || PyDict_DelItem(self->sites, key) == 0)
-        return done;
+    if (PyDict_DelItem(self->sites, key) == 0)
+        return 0;
     if (!PyErr_ExceptionMatches(PyExc_KeyError))
         return -1;
     PyErr_Clear(); /* closed in another thread at the same time */
