@@ -37,7 +37,8 @@ class PoolMap:
     """Bytes of a page."""
     pages: tuple[tuple[bytes, ...], ...]
     """``pages[range][cpu]`` has a byte for each page of a stride: 1 if the CPU has a page of its
-    own there, 0 if it has not written it, so that it reads the initial values."""
+    own there, 0 if it has not written it, so that it reads the initial values, 2 if it is a guard
+    page, which is no memory."""
     initial: tuple[bytes, ...]
     """For each range the same of its file of initial values; empty where those are zeros."""
     owners: tuple[str, ...]
@@ -101,7 +102,7 @@ def map_of(groups: Sequence[Sequence[PerCpuPool]], stats: Mapping[str, Any], tit
     owners: list[str] = []
     for pools in groups:
         for copies in pools[0]._pages():
-            pages.append(tuple(copies[: pools[0].cpus]))
+            pages.append(tuple(_guarded(pools[0], own) for own in copies[: pools[0].cpus]))
             initial.append(copies[-1] if len(copies) > pools[0].cpus else b"")
             owners.append(_sizes(pools) if len(groups) > 1 else "")
     return PoolMap(
@@ -117,6 +118,11 @@ def map_of(groups: Sequence[Sequence[PerCpuPool]], stats: Mapping[str, Any], tit
         virtual_bytes=stats["virtual_bytes"],
         padded_bytes=stats["padded_bytes"],
     )
+
+
+def _guarded(pool: PerCpuPool, pages: bytes) -> bytes:
+    """Mark the last page of a stride if it is a guard page."""
+    return pages[:-1] + bytes([_map_draw.GUARD_PAGE]) if pool.guard else pages
 
 
 def _sizes(pools: Sequence[PerCpuPool]) -> str:

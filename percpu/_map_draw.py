@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 _MOST_ROWS = 40
 _MOST_TABLES = 12
 _FULL = 4
-"""Cells say how many of their pages are in memory: 0 none, 1 to 3 some, 4 all."""
+_GUARD = 5
+"""Cells say how many of their pages are in memory: 0 none, 1 to 3 some, 4 all. A guard page has a
+cell of its own, 5."""
+
+GUARD_PAGE = 2
+"""What a guard page is in `PoolMap.pages`."""
 
 
 def size_text(size: int) -> str:
@@ -77,7 +82,20 @@ def most_pages(pool_map: PoolMap) -> int:
     return max((len(own) for copies in pool_map.pages for own in copies), default=0)
 
 
+def has_guards(pool_map: PoolMap) -> bool:
+    """Return whether strides end in guard pages, if only those of some ranges."""
+    return any(own.endswith(bytes([GUARD_PAGE])) for copies in pool_map.pages for own in copies[:1])
+
+
+def pages_per_cell(pool_map: PoolMap, most_cells: int) -> int:
+    """Return how many pages share a cell, so that a row has no more cells than that."""
+    guard = has_guards(pool_map)
+    return max(1, -(-(most_pages(pool_map) - guard) // (most_cells - guard)))
+
+
 def _cells(own: bytes, per_cell: int) -> bytes:
+    if own.endswith(bytes([GUARD_PAGE])):
+        return _cells(own[:-1], per_cell) + bytes([_GUARD])
     if per_cell == 1:
         return own.replace(b"\1", bytes([_FULL]))
     parts = (own[at : at + per_cell] for at in range(0, len(own), per_cell))
@@ -191,26 +209,26 @@ _TEXT_LABEL = 14
 
 
 def _glyphs() -> str:
-    """Return characters for cells, empty to full, that standard output can take."""
-    shades = "·░▒▓█"
+    """Return characters for cells, empty to full and guard, that standard output can take."""
+    shades = "·░▒▓█x"
     try:
         shades.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return ".:+*#"
+        return ".:+*#x"
     return shades
 
 
 def text(pool_map: PoolMap, width: int) -> str:
     """Draw with characters, in lines of `width` (at least 40)."""
     width = max(40, width)
-    pages = most_pages(pool_map)
-    per_cell = max(1, -(-pages // (width - _TEXT_LABEL - 3)))
+    per_cell = pages_per_cell(pool_map, width - _TEXT_LABEL - 3)
     glyphs = _glyphs()
     lines = textwrap.wrap(pool_map.title, width)
-    if pages:
+    if pool_map.pages:
         there = f"{glyphs[_FULL]} in memory, {glyphs[0]} not"
         if per_cell > 1:
             there = f"{glyphs[_FULL]} in memory, {glyphs[1:_FULL]} part of it, {glyphs[0]} not"
+        there += f", {glyphs[_GUARD]} guard page" if has_guards(pool_map) else ""
         lines += textwrap.wrap(f"{cell_text(pool_map, per_cell)}: {there}", width)
     for table in tables(pool_map, per_cell):
         lines.append(table.label)
@@ -238,6 +256,7 @@ _RULES = {
     ".track": "fill: #eceff2",
     ".own": "fill: #2f6fdb",
     ".initial": "fill: #2a9d5c",
+    ".guard": "stroke: #c9343e; stroke-width: 1.5; fill: none",
     ".grid": "stroke: #fff; stroke-width: 1; fill: none",
 }
 _STYLE = "".join(f".percpu-map {what} {{ {how} }} " for what, how in _RULES.items())
@@ -282,13 +301,20 @@ class _Canvas:
 
 
 def _shapes(row: Row, y: int, width: float) -> Iterator[str]:
-    """Draw a row: one path for each fullness, of a rectangle for each run of cells that have it."""
+    """Draw a row: one path for each fullness, of a rectangle for each run of cells that have it.
+
+    A guard page is a cross.
+    """
     paths: dict[int, str] = {}
     at = 0
     for level, run in itertools.groupby(row.cells):
         x, length = _SVG_LABEL + at * width, len(list(run))
         across = f"{length * width:g}"
-        if level:
+        if level == _GUARD:
+            half = min(width, 12) / 4
+            cross = f"M{x + width / 2 - half:g} {y + 4}l{2 * half:g} 6m0 -6l-{2 * half:g} 6"
+            yield f'<path class="guard" d="{cross}"/>'
+        elif level:
             box = f"M{x:g} {y}h{across}v{_ROW - 2}h-{across}z"
             paths[level] = paths.get(level, "") + box
         at += length
@@ -299,12 +325,13 @@ def _shapes(row: Row, y: int, width: float) -> Iterator[str]:
 
 def svg(pool_map: PoolMap) -> str:
     """Draw as an SVG image, on a ground of its own: a notebook's may be dark."""
-    per_cell = max(1, -(-most_pages(pool_map) // _SVG_CELLS))
+    per_cell = pages_per_cell(pool_map, _SVG_CELLS)
     canvas = _Canvas()
     canvas.y = 6
     canvas.paragraph(pool_map.title, "title")
     if pool_map.pages:
         some = "" if per_cell == 1 else "; pale: part of it"
+        some += "; crossed: a guard page" if has_guards(pool_map) else ""
         canvas.paragraph(
             f"Coloured cells are in memory, grey ones are not; "
             f"{cell_text(pool_map, per_cell)}{some}.",

@@ -7,12 +7,14 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from percpu import _core
 from percpu._core import ClosedError, PerCpuItem, PerCpuPool, PoolExhausted
 
 if TYPE_CHECKING:
+    from weakref import ReferenceType
+
     from typing_extensions import Buffer
 
     from percpu._core import _PoolStats
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 
 _shared_ranges: WeakKeyDictionary[PerCpuPool, object] = WeakKeyDictionary()
 """For pools that are size classes: the same object for all that have their ranges in common."""
+
+_set_of: WeakKeyDictionary[PerCpuPool, ReferenceType[PerCpuPoolSet]] = WeakKeyDictionary()
+"""The set that a pool belongs to. Changed without a lock, which a fork might leave taken."""
+
+_LARGEST_CLASS = 1 << 29
+
+_OF_CLASSES = (
+    *("populate", "stride", "cpus", "max_ranges", "index", "scope", "init", "constructed", "ctor"),
+    *("dtor", "robust", "poison", "guard", "numa", "name", "cache_bytes"),
+)
+"""The keywords of PerCpuPool. `_core` says which of them are not for size classes, and why."""
 
 _ALIKE = ("stride", "cpus", "index", "scope")
 """What the pools of a set have in common."""
@@ -38,14 +51,16 @@ class PerCpuPoolSet:
     """Pools of several item sizes behind one allocator, for records of variable size.
 
     `pools` are :class:`PerCpuPool` objects of different item sizes with the same stride, copies,
-    index and scope. They belong to the set: closing it closes them. Iteration gives the pools in
-    order of size, :func:`len` how many there are. Leaving a ``with`` block closes the set.
+    index and scope. They belong to the set, and to no other: closing it closes them. Iteration
+    gives the pools in order of size, :func:`len` how many there are. Leaving a ``with`` block
+    closes the set.
 
     An item comes from the smallest pool that fits, and from the next larger one when that has no
     more. :meth:`classes` makes a set whose pools share their ranges.
 
-    Raises :exc:`ValueError` for two pools of one item size or pools that do not go together,
-    :exc:`TypeError` for what is no pool, and :exc:`ClosedError` for a closed one.
+    Raises :exc:`ValueError` for two pools of one item size, pools that do not go together and
+    pools of another set, :exc:`TypeError` for what is no pool, and :exc:`ClosedError` for a closed
+    one.
     """
 
     __slots__ = ("__weakref__", "_closed", "_lock", "_members")
@@ -54,22 +69,37 @@ class PerCpuPoolSet:
         self._lock = threading.Lock()  # of changes; who only reads takes _members once
         self._closed = False
         self._members: tuple[tuple[int, ...], tuple[PerCpuPool, ...]] = (), ()
-        for pool in pools:
-            self.add(pool)
+        try:
+            for pool in pools:
+                self.add(pool)
+        except BaseException:
+            for pool in self.pools:  # they belong to nobody, although the traceback knows the set
+                _set_of.pop(pool, None)
+            raise
 
     @classmethod
     def classes(cls, max_item_size: SupportsIndex, **attributes: Any) -> Self:
         """Make a set of size classes: pools that share one set of ranges.
 
         Item sizes go from 8 bytes to the first that holds `max_item_size`, in steps of 8 and then
-        of at most 1/4: 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160 and so on. A class
-        takes from a range only the pages that it needs.
+        of at most 1/4: 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160 and so on, up to 2**29
+        bytes. A class takes from a range only the pages that it needs.
 
         `attributes` are keywords of :class:`PerCpuPool`, for all the pools together:
         ``max_ranges`` and ``cache_bytes`` are limits of their sum. Initial bytes and constructed
         items are not for classes. Raises what :class:`PerCpuPool` raises.
         """
-        pools = _core._size_classes(max_item_size, **attributes)
+        largest = _positive("max_item_size", max_item_size)
+        if largest > _LARGEST_CLASS:
+            raise ValueError(
+                f"max_item_size must be at most 2**29 bytes, the largest class, not {largest}"
+            )
+        for keyword in attributes:
+            if keyword not in _OF_CLASSES:
+                raise TypeError(
+                    f"{cls.__name__}.classes() got an unexpected keyword argument {keyword!r}"
+                )
+        pools = _core._size_classes(largest, **attributes)
         together = object()
         for pool in pools:
             _shared_ranges[pool] = together
@@ -79,7 +109,7 @@ class PerCpuPoolSet:
         """Add a pool, which then belongs to the set. Other threads may be using the set.
 
         Raises :exc:`ValueError` if the set has a pool of that item size, or other copies, stride,
-        index or scope; :exc:`TypeError`; :exc:`ClosedError`.
+        index or scope, or if the pool is in another set; :exc:`TypeError`; :exc:`ClosedError`.
         """
         if not isinstance(pool, PerCpuPool):
             raise _wrong_type("pool", "a PerCpuPool", pool)
@@ -98,8 +128,17 @@ class PerCpuPoolSet:
                     raise ValueError(
                         f"pool must have {attribute} {wanted!r}, as the set's others, not {found!r}"
                     )
+            self._claim(pool)
             pools = tuple(sorted((*pools, pool), key=operator.attrgetter("item_size")))
             self._members = tuple(each.item_size for each in pools), pools
+
+    def _claim(self, pool: PerCpuPool) -> None:
+        mine = ref(self)
+        owner = _set_of.setdefault(pool, mine)()
+        if owner is None:  # that set is gone, and its pool is not
+            _set_of[pool] = mine
+        elif owner is not self:
+            raise ValueError(f"pool must be in no other set, not in {owner!r}")
 
     @property
     def closed(self) -> bool:

@@ -97,6 +97,44 @@ def test_ranges_of_several_pools_say_whose_they_are() -> None:
     assert "range 0 of 64 bytes" in text
 
 
+GUARDED = bytes([1, 1, 0, 2]), bytes([0, 0, 0, 2])
+
+
+@pytest.mark.usefixtures("terminal")
+def test_guard_pages_have_a_mark_and_a_legend() -> None:
+    pool_map = drawn(GUARDED, [pages("#.##"), pages("....")], initial=[pages("#..."), b""])
+    assert str(pool_map).splitlines()[1:9] == [
+        "a cell is a page of 4 KiB: █ in memory, · not, x guard page",
+        "range 0",
+        "  CPU 0          ██·x",
+        "  initial        █···",
+        "  CPU 1: no page of its own",
+        "range 1",
+        "  CPU 0          █·██",
+        "  CPU 1: no page of its own",
+    ]
+    assert pool_map.pages_per_cpu == (5, 0)
+    assert "guard" not in str(drawn([pages("##")]))
+
+
+@pytest.mark.parametrize("length", [2, 54, 55, 56, 57, 160, 161, 162, 262144])
+@pytest.mark.usefixtures("terminal")
+def test_a_guard_page_shares_its_cell_with_no_other(length: int) -> None:
+    text = str(drawn([bytes([1] * (length - 1) + [2])]))
+    row = next(line for line in text.splitlines() if line.startswith("  CPU 0"))
+    assert re.fullmatch("  CPU 0 +█+x", row)
+    assert len(row) <= 72
+    root = ElementTree.fromstring(drawn([bytes([1] * (length - 1) + [2])])._repr_svg_())
+    track = next(element for element in root.iter() if element.get("class") == "track")
+    right = float(track.get("x", 0)) + float(track.get("width", 0))
+    (own,) = (box for e in root.iter() if e.get("class") == "own" for box in rectangles(e))
+    (guard,) = (element for element in root.iter() if element.get("class") == "guard")
+    cross = re.fullmatch(r"M([\d.]+) \d+l([\d.]+) 6m0 -6l-\2 6", guard.get("d", ""))
+    assert cross is not None
+    assert sum(own) < float(cross[1]) < float(cross[1]) + float(cross[2]) < right
+    assert "crossed: a guard page" in " ".join(root.itertext())
+
+
 @pytest.mark.usefixtures("terminal")
 def test_a_pool_without_ranges_has_numbers_only() -> None:
     pool_map = drawn(live=0, padded_bytes=0)
@@ -132,6 +170,7 @@ def test_a_terminal_without_these_characters_gets_others(monkeypatch: pytest.Mon
         text = str(drawn(own))
         text.encode("ascii")
         assert "####" in text
+        assert "#x\n" in str(drawn([bytes([1, 2])]))
         assert "...." in text
     monkeypatch.setattr("sys.stdout", None)  # as under pythonw, or in a daemon
     str(drawn(own)).encode("ascii")
@@ -316,6 +355,19 @@ def test_a_map_draws_initial_values_once() -> None:
         items[3][2][0] = 0
         assert own_pages(pool) == {(0, 2, 0)}
         assert "initial" in str(pool.map())
+
+
+@pytest.mark.parametrize("populate", ["zero", "init"])
+def test_the_map_of_a_guarded_pool_shows_its_guard_pages(populate: str) -> None:
+    with PerCpuPool(64, populate=populate, guard=True, stride=4 * PAGE) as pool:
+        pool.alloc()[0][0] = 1
+        picture = pool.map()
+        assert picture.pages[0] == (b"\1\0\0\2", *[b"\0\0\0\2"] * (pool.cpus - 1))
+        assert sum(picture.pages_per_cpu) == 1
+        assert all(2 not in own for own in picture.initial)
+    mixed = [PerCpuPool(8, guard=True), PerCpuPool(16)]
+    with percpu.PerCpuPoolSet(mixed) as pool_set:
+        assert [copies[0][-1] for copies in pool_set.map().pages] == [2, 0]
 
 
 def test_numbers_are_those_of_the_pool() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import itertools
 import pickle
 import random
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from together import run_together
 
 import percpu
-from percpu import ClosedError, PerCpuPool, PerCpuPoolSet, PoolExhausted
+from percpu import ClosedError, PerCpuPool, PerCpuPoolSet, PoolExhausted, _pool_set
 
 CPUS = len(percpu.PerCpuVar("b"))
 
@@ -258,7 +259,10 @@ def test_stats_add_up_and_count_shared_ranges_once() -> None:
 def test_sharing_is_known_in_another_set_too() -> None:
     """The pools of one set put into another still have their ranges in common."""
     classes = PerCpuPoolSet.classes(32)
-    assert PerCpuPoolSet(classes).stats() == classes.stats()
+    pools, numbers = classes.pools, classes.stats()
+    del classes
+    gc.collect()
+    assert PerCpuPoolSet(pools).stats() == numbers
 
 
 def test_an_empty_set_has_numbers() -> None:
@@ -307,13 +311,37 @@ def test_pools_must_go_together() -> None:
         with pytest.raises(ValueError, match=message):
             pool_set.add(pool)
         with pytest.raises(ValueError, match=message):
-            PerCpuPoolSet([*pool_set, pool])
+            PerCpuPoolSet([PerCpuPool(8), pool])
         assert not pool.closed
     assert len(pool_set) == 1
     with pytest.raises(TypeError, match="pool must be a PerCpuPool, not int 8"):
         pool_set.add(8)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="iterable"):
         PerCpuPoolSet(8)  # type: ignore[arg-type]
+
+
+def test_a_pool_is_in_one_set() -> None:
+    pool_set, other = PerCpuPoolSet([PerCpuPool(8)]), PerCpuPoolSet([PerCpuPool(16)])
+    for pools in pool_set, [PerCpuPool(32), *pool_set]:
+        with pytest.raises(ValueError, match="pool must be in no other set, not in <PerCpuPoolSet"):
+            PerCpuPoolSet(pools)
+    with pytest.raises(ValueError, match="pool must be in no other set"):
+        other.add(pool_set.pools[0])
+    assert [len(pool_set), len(other)] == [1, 1]
+
+
+def test_a_pool_is_free_again_without_its_set() -> None:
+    pool, alike = PerCpuPool(8), PerCpuPool(8)
+    with pytest.raises(ValueError, match="item_size") as caught:
+        PerCpuPoolSet([pool, alike])
+    pool_set = PerCpuPoolSet([pool])  # while the traceback still has the set that failed
+    assert caught.value.__traceback__ is not None
+    del pool_set
+    gc.collect()
+    with PerCpuPoolSet([pool]):
+        assert not pool.closed
+    assert pool.closed
+    PerCpuPoolSet([alike]).close()
 
 
 def test_bad_sizes_and_bytes_are_refused_and_cost_nothing() -> None:
@@ -343,11 +371,30 @@ def test_classes_refuse_what_is_not_for_them(attributes: dict[str, object]) -> N
         PerCpuPoolSet.classes(64, **attributes)
 
 
+@pytest.mark.parametrize("keyword", ["foo", "item_size", "slot_size"])
+def test_classes_refuse_unknown_keywords_in_their_own_name(keyword: str) -> None:
+    with pytest.raises(TypeError, match=rf"PerCpuPoolSet\.classes\(\) got .* '{keyword}'"):
+        PerCpuPoolSet.classes(100, **{keyword: 1})
+
+
+def test_classes_know_every_keyword_of_pools() -> None:
+    keywords = [*inspect.signature(PerCpuPool).parameters][1:]
+    assert set(_pool_set._OF_CLASSES) == set(keywords)
+
+
+def test_the_largest_class_can_be_had() -> None:
+    with PerCpuPoolSet.classes(1 << 29) as pool_set:
+        assert pool_set.pools[-1].item_size == 1 << 29
+
+
 def test_classes_refuse_bad_sizes() -> None:
-    for size in 0, -1, 1 << 80:
-        with pytest.raises((ValueError, OverflowError)):
+    for size in 0, -1:
+        with pytest.raises(ValueError, match=f"max_item_size must be at least 1, not {size}"):
             PerCpuPoolSet.classes(size)
-    with pytest.raises(TypeError):
+    for size in (1 << 29) + 1, 1 << 30, 1 << 80:
+        with pytest.raises(ValueError, match=rf"max_item_size .* 2\*\*29 bytes, .* not {size}"):
+            PerCpuPoolSet.classes(size)
+    with pytest.raises(TypeError, match="max_item_size must be an integer, not str '64'"):
         PerCpuPoolSet.classes("64")  # type: ignore[arg-type]
 
 
