@@ -246,7 +246,11 @@ static int check_fit(struct percpu_py_pool_wishes *wishes)
         attr->guard = false;
     if (attr->item_size <= room(attr, stride))
         return 0;
-    if (!attr->guard && !attr->robust)
+    if (room(attr, stride) == 0)
+        PyErr_Format(PyExc_ValueError,
+                     "stride must be at least two pages with a guard page, which is %zu, not %zu",
+                     2 * (size_t)sysconf(_SC_PAGESIZE), stride);
+    else if (!attr->guard && !attr->robust)
         PyErr_Format(PyExc_ValueError, "item_size must be at most stride, which is %zu, not %zu",
                      stride, attr->item_size);
     else

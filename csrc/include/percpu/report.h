@@ -48,7 +48,7 @@ typedef void percpu_report_hook(const struct percpu_report *report);
 /* Set the hook of the process; NULL: print and abort again. Returns the former one. Thread-safe. */
 PERCPU_API percpu_report_hook *percpu_set_report_hook(percpu_report_hook *hook);
 
-/* "double free", "write after free", ... Static storage. */
+/* "double free", "use after free", ... Static storage. */
 PERCPU_API const char *percpu_finding_name(enum percpu_finding finding);
 
 /* Write the report, one line with a newline, to `text` of `size` bytes, as snprintf() does. */
