@@ -120,7 +120,7 @@ BAD: list[tuple[dict[str, object], type[Exception], str]] = [
     ({"name": "\ud800"}, ValueError, "name must be .*printable"),
     ({"cache_bytes": 0}, ValueError, "cache_bytes must be from 1 to .*, not 0"),
     ({"cache_bytes": 2.0}, TypeError, "cache_bytes must be an int, not float 2.0"),
-    ({"guard": True, "stride": PAGE}, ValueError, "item_size must be at most 0 with a stride of"),
+    ({"guard": True, "stride": PAGE}, ValueError, f"stride must be at least .* {2 * PAGE}, not"),
     (
         {"item_size": 2 * PAGE - 7, "stride": 2 * PAGE, "robust": True, "guard": False},
         ValueError,
@@ -153,7 +153,7 @@ def test_the_largest_items_that_are_allowed_fit(size: int) -> None:
             taken = size + 8 * robust + PAGE * guard
             stride = max(PAGE, 1 << (taken - 1).bit_length())
             if stride > PAGE:
-                with pytest.raises(ValueError, match="item_size must be at most"):
+                with pytest.raises(ValueError, match="must be at (most|least)"):
                     PerCpuPool(size, stride=stride // 2, robust=robust, guard=guard)
             pool = PerCpuPool(size, stride=stride, robust=robust, guard=guard)
             assert pool.capacity >= 1
