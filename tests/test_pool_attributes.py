@@ -153,7 +153,7 @@ def test_the_largest_items_that_are_allowed_fit(size: int) -> None:
             taken = size + 8 * robust + PAGE * guard
             stride = max(PAGE, 1 << (taken - 1).bit_length())
             if stride > PAGE:
-                with pytest.raises(ValueError, match="must be at (most|least)"):
+                with pytest.raises(ValueError, match=r"must be at (most|least)"):
                     PerCpuPool(size, stride=stride // 2, robust=robust, guard=guard)
             pool = PerCpuPool(size, stride=stride, robust=robust, guard=guard)
             assert pool.capacity >= 1
