@@ -6,7 +6,7 @@
 
 #include "pool_tools.h"
 
-enum { SIZE = 40, MORE = 520, LEAST = 4 }; /* copies */
+enum { SIZE = 40, LEAST = 4 }; /* LEAST: copies */
 
 static struct percpu_report seen; /* the last report */
 static unsigned reports;
@@ -28,7 +28,7 @@ static inline struct percpu_pool *robust_pool(struct percpu_pool_attr attr)
 {
     attr.item_size = SIZE;
     attr.robust = true;
-    attr.stride = 4 * (size_t)sysconf(_SC_PAGESIZE);
+    attr.stride = 2 * (size_t)sysconf(_SC_PAGESIZE); /* more items than a cache is filled with */
     attr.name = "robust one";
     return make_pool(attr);
 }

@@ -14,6 +14,9 @@
 #include "pool_check.h"
 #include "threads.h"
 
+/* Copies: so many that the kernel is asked which of their pages to look at, for one item too. */
+enum { MORE = 1100 };
+
 #define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
 
 #ifdef __SANITIZE_THREAD__

@@ -164,7 +164,7 @@ static void test_constructed_bytes(unsigned kind)
         .init = "constructed",
         .init_size = 11,
         .constructed = true,
-        .cpus = kind & 2 ? nr_cpus + 600 : nr_cpus,
+        .cpus = kind & 2 ? nr_cpus + MORE : nr_cpus,
         .populate = kind & 1 ? PERCPU_POPULATE_INIT : PERCPU_POPULATE_ZERO,
         .cache_bytes = 1,
     });
@@ -240,6 +240,6 @@ int main(void)
         test_constructed_bytes(kind);
     for (unsigned i = 0; i < 8; i++)
         test_poison(i & 1 ? PERCPU_POPULATE_INIT : PERCPU_POPULATE_ZERO, i & 2,
-                    i & 4 ? nr_cpus + 600 : 0);
+                    i & 4 ? nr_cpus + MORE : 0);
     return 0;
 }

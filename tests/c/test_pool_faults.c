@@ -202,7 +202,7 @@ static void test_descriptors_run_out(void)
     size_t count = fill_up(pool, items, COUNT_OF(items), EMFILE);
     CHECK(count == geometry_of(pool).capacity);
     attr.populate = PERCPU_POPULATE_ZERO;
-    attr.cpus = nr_cpus + (emulated() ? 20 : 600);
+    attr.cpus = nr_cpus + (emulated() ? 20 : MORE);
     struct percpu_pool *zeros = make_pool(attr);
     for (unsigned round = 0; round < 3; round++) {
         for (unsigned i = 0; i < 100; i++) {

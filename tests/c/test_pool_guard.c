@@ -157,7 +157,7 @@ static void in_child_with_old_kernel(void)
     percpu_pool_destroy(pool);
     for (unsigned populate = 0; populate < 2; populate++) {
         test_guards((struct percpu_pool_attr){.populate = populate});
-        test_recycling_between_guards(populate, nr_cpus + 600);
+        test_recycling_between_guards(populate, nr_cpus + MORE);
     }
     /* And where that fails too, there is no pool. */
     long mapped = mapped_pages();
@@ -188,7 +188,7 @@ int main(void)
         });
     for (unsigned populate = 0; populate < 2; populate++) {
         test_recycling_between_guards(populate, nr_cpus);
-        test_recycling_between_guards(populate, nr_cpus + 600);
+        test_recycling_between_guards(populate, nr_cpus + MORE);
     }
     pid_t pid = fork_child();
     if (pid == 0) {

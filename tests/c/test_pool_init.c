@@ -7,7 +7,7 @@
 #define _GNU_SOURCE
 #include "pool_tools.h"
 
-enum { MANY = 512, MORE = 600 }; /* copies: all are looked at; the kernel is asked */
+enum { MANY = 512 }; /* copies: all are looked at, for one item */
 
 static size_t page;
 static bool told; /* pages_are_told_apart() */

@@ -10,7 +10,7 @@
 #define _GNU_SOURCE
 #include "pool_tools.h"
 
-enum { SIZE = 64, MORE = 600, SPINS = 1000 };
+enum { SIZE = 64, SPINS = 1000 };
 
 /* What is being tried: set before a round begins. */
 static struct {

@@ -271,7 +271,7 @@ int main(void)
     deadline(100);
     page = (size_t)sysconf(_SC_PAGESIZE);
     nr_cpus = percpu_nr_cpus();
-    more = emulated() || SLOW ? 40 : 600;
+    more = emulated() || SLOW ? 40 : MORE;
     told = pages_are_told_apart();
     for (unsigned populate = 0; populate < 2; populate++) {
         test_what_is_used_stays(populate);
