@@ -43,34 +43,6 @@ static inline void PyErr_SetRaisedException(PyObject *exception)
 }
 #endif
 
-/* A new reference to the value of `key`; NULL if there is none, or with an exception. */
-static inline PyObject *percpu_py_dict_get(PyObject *dict, PyObject *key)
-{
-    PyObject *value;
-#if PY_VERSION_HEX >= 0x030D0000
-    (void)PyDict_GetItemRef(dict, key, &value);
-#else
-    value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
-#endif
-    return value;
-}
-
-/* A new reference to the key that is in `dict` for longest; NULL if it is empty. */
-static inline PyObject *percpu_py_dict_first(PyObject *dict)
-{
-    PyObject *key = NULL, *value;
-    Py_ssize_t at = 0;
-#if PY_VERSION_HEX >= 0x030D0000
-    Py_BEGIN_CRITICAL_SECTION(dict);
-#endif
-    if (PyDict_Next(dict, &at, &key, &value))
-        Py_INCREF(key);
-#if PY_VERSION_HEX >= 0x030D0000
-    Py_END_CRITICAL_SECTION();
-#endif
-    return key;
-}
-
 /*
  * Threads that share `op` need not write to its reference count any more; the garbage collector
  * frees it, not the last reference. Only before anyone else has seen `op`.

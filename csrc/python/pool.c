@@ -49,14 +49,10 @@ struct percpu_py_pool *percpu_py_pool_new(PyTypeObject *type,
     self->init = Py_XNewRef(wishes->init);
     self->ctor = Py_XNewRef(wishes->ctor);
     self->dtor = Py_XNewRef(wishes->dtor);
-    bool constructs = self->ctor != NULL || self->dtor != NULL;
-    self->calls_back = self->init != NULL || constructs;
+    self->calls_back = self->init != NULL || percpu_py_pool_constructs(self);
     self->name = wishes->attr.name != NULL ? PyUnicode_FromString(wishes->attr.name)
                                            : Py_NewRef(Py_None);
-    if (constructs)
-        self->constructed = PySet_New(NULL);
-    if (self->name != NULL && (!constructs || self->constructed != NULL) &&
-        (!wishes->attr.robust || percpu_py_sites_make(self) == 0))
+    if (self->name != NULL && percpu_py_addresses_start() == 0)
         return self;
     Py_DECREF(self);
     return NULL;
@@ -75,7 +71,7 @@ static struct percpu_pool *create(struct percpu_py_pool *self, struct percpu_py_
     struct percpu_pool_attr *attr = &wishes->attr;
     attr->range_init = self->init != NULL ? percpu_py_range_init : NULL;
     attr->ctor = self->ctor != NULL ? percpu_py_ctor : NULL;
-    attr->dtor = self->constructed != NULL ? percpu_py_dtor : NULL;
+    attr->dtor = percpu_py_pool_constructs(self) ? percpu_py_dtor : NULL;
     attr->report = attr->robust ? percpu_py_report : NULL;
     attr->priv = self;
     attr->lazy = self->init != NULL; /* it is to find a pool: see first_range() */
@@ -157,9 +153,6 @@ static int pool_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->init);
     Py_VISIT(self->ctor);
     Py_VISIT(self->dtor);
-    Py_VISIT(self->constructed);
-    Py_VISIT(self->sites);
-    Py_VISIT(self->former_sites);
     return 0;
 }
 
@@ -167,12 +160,11 @@ static int pool_traverse(PyObject *op, visitproc visit, void *arg)
 static void pool_finalize(PyObject *op)
 {
     struct percpu_py_pool *self = percpu_py_as_pool(op);
-    if (!percpu_py_pool_hold_mapped(self))
-        return;
     PyObject *raised = PyErr_GetRaisedException();
-    if (self->constructed != NULL)
+    if (percpu_py_pool_constructs(self) && percpu_py_pool_hold_mapped(self)) {
         percpu_py_pool_destruct(self);
-    percpu_py_pool_release(self);
+        percpu_py_pool_release(self);
+    }
     if (self->geometry.robust && percpu_py_pool_state(self) == 0 &&
         percpu_py_pool_close(self, false) != 0)
         percpu_py_pool_unraisable(self);
@@ -195,9 +187,9 @@ static void pool_dealloc(PyObject *op)
     Py_XDECREF(self->init);
     Py_XDECREF(self->ctor);
     Py_XDECREF(self->dtor);
-    Py_XDECREF(self->constructed);
-    Py_XDECREF(self->sites);
-    Py_XDECREF(self->former_sites);
+    percpu_py_addresses_clear(&self->constructed);
+    percpu_py_addresses_clear(&self->sites);
+    percpu_py_addresses_clear(&self->former_sites);
     Py_XDECREF(self->name);
     type->tp_free(op);
     Py_DECREF(type);

@@ -27,6 +27,7 @@
 #ifndef PERCPU_PYTHON_POOL_H
 #define PERCPU_PYTHON_POOL_H
 
+#include "addresses.h"
 #include "module.h"
 
 #include <percpu/pool.h>
@@ -43,14 +44,14 @@ struct percpu_py_pool {
     struct percpu_pool *memory;           /* good while the pool is held */
     struct percpu_pool_geometry geometry; /* constant */
     uint64_t state;
-    uint8_t closed;               /* follows `state`: see module.h */
-    bool calls_back;              /* the core calls `init` or `dtor`; constant */
-    bool finalized;               /* garbage: Python code is not to see it any more */
-    bool told;                    /* close() said what was found */
-    PyObject *init, *ctor, *dtor; /* callables, or NULL; constant */
-    PyObject *constructed; /* with ctor or dtor: the set of the addresses that ctor has seen */
-    PyObject *sites, *former_sites; /* robust: see pool_sites.c */
-    PyObject *name;                 /* str or None; constant */
+    uint8_t closed;                         /* follows `state`: see module.h */
+    bool calls_back;                        /* the core calls `init` or `dtor`; constant */
+    bool finalized;                         /* garbage: Python code is not to see it any more */
+    bool told;                              /* close() said what was found */
+    PyObject *init, *ctor, *dtor;           /* callables, or NULL; constant */
+    struct percpu_py_addresses constructed; /* with ctor or dtor: the items that ctor has seen */
+    struct percpu_py_addresses sites, former_sites; /* robust: see pool_sites.c */
+    PyObject *name;                                 /* str or None; constant */
     struct percpu_py_mailbox mailbox;
     PyObject *weakrefs;
 };
@@ -98,6 +99,12 @@ int percpu_py_pool_argument(PyTypeObject *type, PyObject *value, struct percpu_p
 static inline uint64_t percpu_py_pool_state(const struct percpu_py_pool *self)
 {
     return __atomic_load_n(&self->state, __ATOMIC_RELAXED);
+}
+
+/* Whether `constructed` is used. */
+static inline bool percpu_py_pool_constructs(const struct percpu_py_pool *self)
+{
+    return self->ctor != NULL || self->dtor != NULL;
 }
 
 static inline bool percpu_py_pool_is_closed(const struct percpu_py_pool *self)
@@ -210,7 +217,7 @@ int percpu_py_pool_construct(struct percpu_py_pool *pool, PyObject *item, bool f
 int percpu_py_ctor(void *pool, void *item);
 void percpu_py_dtor(void *pool, void *item);
 
-/* Run `dtor` for all that were constructed. */
+/* Run `dtor` for all that were constructed so far. */
 void percpu_py_pool_destruct(struct percpu_py_pool *pool);
 
 /* pool_init.c -------------------------------------------------------------------------------- */
@@ -235,9 +242,6 @@ int percpu_py_pool_find_leaks(struct percpu_py_pool *pool);
 
 /* pool_sites.c ------------------------------------------------------------------------------- */
 
-/* Make the tables. 0; -1 with an exception. */
-int percpu_py_sites_make(struct percpu_py_pool *pool);
-
 /* An item was allocated here. 0; -1 with an exception. Nothing to do in a pool that is not robust. */
 int percpu_py_sites_add(struct percpu_py_pool *pool, const void *item);
 
@@ -246,8 +250,5 @@ void percpu_py_sites_remove(struct percpu_py_pool *pool, const void *item);
 
 /* "file.py:123 in function", or None: where the item was allocated last. NULL with an exception. */
 PyObject *percpu_py_sites_find(struct percpu_py_pool *pool, const void *item);
-
-/* How many items live; the one of them that was allocated first is `first`. */
-size_t percpu_py_sites_count(struct percpu_py_pool *pool, const void **first);
 
 #endif

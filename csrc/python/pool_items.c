@@ -4,7 +4,7 @@
  *
  * ctor is run here, not by the core, on the PerCpuItem that alloc() then returns: so a view that
  * it keeps is a view of an item that is handed out. `constructed` says which items it has seen;
- * one that it failed for is freed and not in the set, so that it is seen again. dtor is run by the
+ * one that it failed for is freed and not in there, so that it is seen again. dtor is run by the
  * core, when it gives memory back, on a PerCpuItem that shows a copy and is dead afterwards.
  */
 #include "item.h"
@@ -71,60 +71,44 @@ void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *self, int error)
 
 /* construction ------------------------------------------------------------------------------- */
 
-/* The set has the address already, so that this is not done twice. */
-static int run_ctor(struct percpu_py_pool *self, PyObject *item, PyObject *key)
+/* `constructed` has the item already, so that nobody does this twice. */
+static int run_ctor(struct percpu_py_pool *self, PyObject *item)
 {
+    struct percpu_py_place none;
     if (self->ctor == NULL)
         return 0;
     if (percpu_py_item_begin_export(item) != 0) /* ctor cannot free it, or close the pool */
         return percpu_py_item_raise_unusable(item);
     int done = percpu_py_call_python(self->ctor, item);
     percpu_py_item_release(item);
-    if (done == 0)
-        return 0;
-    PyObject *raised = PyErr_GetRaisedException();
-    if (PySet_Discard(self->constructed, key) < 0)
-        PyErr_Clear(); /* an int is hashable */
-    PyErr_SetRaisedException(raised);
-    return -1;
+    if (done != 0)
+        percpu_py_addresses_take(&self->constructed, percpu_py_as_item(item)->address, &none);
+    return done;
 }
 
 int percpu_py_pool_construct(struct percpu_py_pool *self, PyObject *item, bool fresh)
 {
-    if (self->constructed == NULL)
+    struct percpu_py_place none = {NULL, 0};
+    const void *address = percpu_py_as_item(item)->address;
+    if (!percpu_py_pool_constructs(self))
         return 0;
-    PyObject *key = PyLong_FromVoidPtr(percpu_py_as_item(item)->address);
-    int done = key != NULL ? PySet_Contains(self->constructed, key) : -1;
-    if (done == 0 ||
-        (done == 1 && fresh)) { /* C code may have trimmed the pool: percpu_py_dtor() */
-        done = PySet_Add(self->constructed, key);
-        if (done == 0)
-            done = run_ctor(self, item, key);
-    }
-    Py_XDECREF(key);
-    return done < 0 ? -1 : 0;
+    /* C code may have trimmed the pool without our knowledge: see percpu_py_dtor(). */
+    if (!fresh && percpu_py_addresses_find(&self->constructed, address, &none))
+        return 0;
+    if (percpu_py_addresses_add(&self->constructed, address, none) < 0)
+        return -1;
+    return run_ctor(self, item);
 }
 
-/* `key` is the item's address. Exceptions go to sys.unraisablehook. */
-static void run_dtor(struct percpu_py_pool *self, PyObject *key)
+/* Exceptions go to sys.unraisablehook. */
+static void run_dtor(struct percpu_py_pool *self, void *address)
 {
-    PyObject *item = percpu_py_item_lend(self, PyLong_AsVoidPtr(key));
+    PyObject *item = percpu_py_item_lend(self, address);
     if (item == NULL || percpu_py_call_python(self->dtor, item) != 0)
         PyErr_WriteUnraisable(self->dtor);
     if (item != NULL)
         percpu_py_item_end_loan(item);
     Py_XDECREF(item);
-}
-
-static void destruct(struct percpu_py_pool *self, void *item)
-{
-    PyObject *key = PyLong_FromVoidPtr(item);
-    int constructed = key != NULL ? PySet_Discard(self->constructed, key) : -1;
-    if (constructed < 0)
-        percpu_py_pool_unraisable(self);
-    else if (constructed > 0 && self->dtor != NULL && !self->finalized)
-        run_dtor(self, key);
-    Py_XDECREF(key);
 }
 
 /* The core asks nothing more of an item that came out of a ctor. */
@@ -138,25 +122,23 @@ int percpu_py_ctor(void *pool, void *Py_UNUSED(item))
 
 void percpu_py_dtor(void *pool, void *item)
 {
-    struct percpu_py_call *call = percpu_py_call_back(pool);
+    struct percpu_py_pool *self = pool;
+    struct percpu_py_place none;
+    struct percpu_py_call *call = percpu_py_call_back(self);
     if (call == NULL)
         return;
-    destruct(pool, item);
+    if (percpu_py_addresses_take(&self->constructed, item, &none) && self->dtor != NULL &&
+        !self->finalized)
+        run_dtor(self, item);
     percpu_py_call_resume(call);
 }
 
 /* Of those that are constructed now: a dtor may allocate more, and without an end. */
 void percpu_py_pool_destruct(struct percpu_py_pool *self)
 {
-    PyObject *keys = self->dtor != NULL ? PySet_New(self->constructed) : NULL;
-    if (keys == NULL && self->dtor != NULL)
-        percpu_py_pool_unraisable(self);
-    while (keys != NULL && PySet_GET_SIZE(keys) > 0) {
-        PyObject *key = PySet_Pop(keys);
-        int ours = PySet_Discard(self->constructed, key); /* 0: another thread was faster */
-        if (ours > 0 && percpu_pool_owns(self->memory, PyLong_AsVoidPtr(key)))
-            run_dtor(self, key);
-        Py_DECREF(key);
-    }
-    Py_XDECREF(keys);
+    struct percpu_py_addresses all = percpu_py_addresses_take_all(&self->constructed);
+    for (size_t i = 0; self->dtor != NULL && all.slots != NULL && i <= all.mask; i++)
+        if (all.slots[i].address != NULL && percpu_pool_owns(self->memory, all.slots[i].address))
+            run_dtor(self, (void *)(uintptr_t)all.slots[i].address);
+    percpu_py_addresses_clear(&all);
 }

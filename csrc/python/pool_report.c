@@ -162,9 +162,9 @@ int percpu_py_pool_find_leaks(struct percpu_py_pool *self)
         .cpu = -1,
         .detail = "items are handed out when the pool is closed",
     };
-    if (percpu_py_sites_count(self, &report.item) == 0)
+    if (percpu_py_addresses_first(&self->sites, &report.item) == 0)
         return 0;
     PyGC_Collect(); /* what is garbage is not leaked */
-    report.count = percpu_py_sites_count(self, &report.item);
+    report.count = percpu_py_addresses_first(&self->sites, &report.item);
     return report.count == 0 ? 0 : percpu_py_raise_report(self, &report);
 }
