@@ -117,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.alloc(init)
             return
         item = self.pool.alloc() if init is None else self.pool.alloc(init)
-        start = self.start if init is None or self.constructed else init
+        start = self.start if init is None else init
         self.items.append((item, self.contents_of(start)))
 
     def reconstruct(self, item: percpu.PerCpuItem, contents: Contents) -> None:

@@ -816,3 +816,19 @@ def test_a_dtor_that_allocates_at_the_end_of_its_pool_comes_to_an_end() -> None:
     gc.collect()
     assert len(destructed) == 10
     assert set(destructed) == addresses
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_what_init_wrote_can_be_the_constructed_state(robust: bool) -> None:
+    def init(cpu: int | None, memory: memoryview) -> None:
+        memory[:] = b"\7" * len(memory)
+
+    pool = PerCpuPool(16, init=init, constructed=True, robust=robust)
+    for _ in range(1000):
+        item = pool.alloc()
+        assert copies(item) == {b"\7" * 16}
+        item[0][3] = 9
+        item[0][3] = 7
+        item.free()
+    pool.check()
+    pool.close()

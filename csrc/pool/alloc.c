@@ -46,7 +46,8 @@ static uint64_t fill(struct percpu_pool *pool, uint64_t entry, struct image imag
 /* 0; or -1 with errno of ctor, and the item is as if it had never been taken. */
 static int construct(struct percpu_pool *pool, uint64_t entry)
 {
-    fill(pool, entry, pool->initial);
+    if (pool->space->range_init == NULL || pool->initial.size > 0) /* else what that wrote stays */
+        fill(pool, entry, pool->initial);
     if (pool->ctor == NULL || pool->ctor(pool->priv, entry_item(entry)) == 0)
         return 0;
     int error = errno;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include <percpu/pool_set.h>
 #include <percpu/topology.h>
 
 #define DEFAULT_STRIDE ((size_t)64 << 10)

@@ -33,6 +33,12 @@ static void start(struct percpu_report *report, const struct percpu_pool *pool, 
     *report = (struct percpu_report){.pool = pool, .item = item, .cpu = -1};
 }
 
+/* Whether what a constructed item holds is the initial bytes, and not what a callback wrote. */
+static bool has_known_state(const struct percpu_pool *pool)
+{
+    return pool->constructed && pool->ctor == NULL && pool->space->range_init == NULL;
+}
+
 bool percpu_robust_free_item(struct percpu_pool *pool, uint64_t entry, struct percpu_report *report)
 {
     void *item = entry_item(entry);
@@ -40,7 +46,7 @@ bool percpu_robust_free_item(struct percpu_pool *pool, uint64_t entry, struct pe
     const struct image *image = NULL;
     bool known = entry & CLEAN;
     start(report, pool, item);
-    if (!known && !(entry & FRESH) && (pool->poisoned || (pool->constructed && !pool->ctor))) {
+    if (!known && !(entry & FRESH) && (pool->poisoned || has_known_state(pool))) {
         image = pool->poisoned ? &pool->poison : &pool->initial;
         known = true;
     }
@@ -144,7 +150,7 @@ static bool bad_address(const struct percpu_pool *pool, const struct block *bloc
 static bool restored(struct percpu_pool *pool, const void *item, struct percpu_report *report)
 {
     struct difference difference;
-    if (!pool->constructed || pool->ctor != NULL ||
+    if (!has_known_state(pool) ||
         !percpu_copies_differ(pool, item, &pool->initial, 0, pool->item_size, &difference))
         return true;
     found_byte(report, PERCPU_NOT_CONSTRUCTED, &difference,
