@@ -32,7 +32,8 @@ static inline const void **site_of(struct percpu_pool *pool, const void *item)
     uintptr_t base = (uintptr_t)item & ~(uintptr_t)(pool->stride - 1);
     uintptr_t offset = (uintptr_t)item - base;
     if (percpu_unlikely(base != __atomic_load_n(&pool->seen_base, __ATOMIC_RELAXED))) {
-        if (percpu_block_at(pool->space, item) == NULL)
+        const struct block *found = percpu_block_at(pool->space, item);
+        if (found == NULL || found->pool != pool) /* of a size class that shares the ranges */
             return NULL;
         __atomic_store_n(&pool->seen_base, base, __ATOMIC_RELAXED);
     }
