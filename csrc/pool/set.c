@@ -272,7 +272,7 @@ static void *alloc(struct percpu_pool_set *set, enum how how, const void *init, 
 {
     struct percpu_pool *pool;
     void *item = try_pools(set, how, init, size);
-    if (item != NULL || errno != ENOMEM)
+    if (item != NULL || errno != ENOMEM || smallest(set, size) == NULL)
         return item;
     for (unsigned i = 0; (pool = percpu_pool_set_get(set, i)) != NULL; i++)
         percpu_pool_trim(pool);
