@@ -194,7 +194,7 @@ static uint64_t refill(struct percpu_pool *pool, enum percpu_want want, const st
     if (count < ENOUGH_TO_RESTORE) {
         size_t batch = (pool->cache_items + 1) / 2;
         percpu_space_lock(pool->space);
-        if (pool->space->initial && image != NULL)
+        if (pool->space->initial && image != NULL && !pool->constructed)
             (void)learn(pool, *image);
         size_t found = count == 0 ? find_entries(pool, entries, batch, FROM_ANY)
                                   : percpu_block_take(pool, entries + count, batch, FROM_ANY);
