@@ -28,7 +28,8 @@ static inline struct percpu_pool *robust_pool(struct percpu_pool_attr attr)
 {
     attr.item_size = SIZE;
     attr.robust = true;
-    attr.stride = 2 * (size_t)sysconf(_SC_PAGESIZE); /* more items than a cache is filled with */
+    /* More items than a cache is filled with; fewer, where the kernel is asked for each. */
+    attr.stride = (attr.cpus >= MORE ? 1 : 2) * (size_t)sysconf(_SC_PAGESIZE);
     attr.name = "robust one";
     return make_pool(attr);
 }

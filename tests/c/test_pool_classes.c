@@ -204,6 +204,45 @@ static void test_records(struct percpu_pool_attr attr)
     percpu_pool_set_destroy(set);
 }
 
+static const void *told_item;
+static enum percpu_finding told;
+
+static void tell(void *priv, const struct percpu_report *report)
+{
+    (void)priv;
+    told_item = report->item;
+    told = report->finding;
+}
+
+/* However a class's items lie, another class knows that they are not its own. */
+static void test_items_of_another_class(size_t stride)
+{
+    struct percpu_pool *pools[ROOM];
+    struct percpu_pool_attr attr = {
+        .item_size = 64, .stride = stride, .robust = true, .report = tell};
+    int count = percpu_pool_create_classes(&attr, pools, ROOM);
+    for (int i = 0; i < 20 * count; i++) {
+        struct percpu_pool *ours = pools[i % count], *theirs = pools[(i + i / count) % count];
+        void *item = percpu_pool_zalloc(ours), *others[4];
+        for (unsigned n = 0; n < 4; n++)
+            CHECK((others[n] = percpu_pool_zalloc(theirs)) != NULL);
+        told = PERCPU_NO_FINDING;
+        if (ours != theirs) {
+            percpu_pool_free(theirs, item);
+            CHECK_CASE(told == PERCPU_WRONG_POOL && told_item == item, "%s",
+                       percpu_finding_name(told));
+        }
+        percpu_pool_free(ours, item);
+        for (unsigned n = 0; n < 4; n++)
+            percpu_pool_free(theirs, others[n]);
+        CHECK(told == (ours != theirs ? PERCPU_WRONG_POOL : PERCPU_NO_FINDING));
+        if (i % count == 0)
+            CHECK(percpu_pool_trim(theirs) < SIZE_MAX);
+    }
+    while (count > 0)
+        percpu_pool_destroy(pools[--count]);
+}
+
 /* ---- what classes give to each other --------------------------------------------------------- */
 
 static struct percpu_pool *class_of(struct percpu_pool **pools, int count, size_t size)
@@ -365,6 +404,8 @@ int main(void)
         });
     for (unsigned kind = 0; kind < 8; kind++)
         test_blocks_change_hands(kind % 2, kind & 2 ? nr_cpus + 20 : nr_cpus, kind & 4);
+    test_items_of_another_class(page);
+    test_items_of_another_class(64 * page);
     test_frozen_range_is_left_to_others();
     for (unsigned kind = 0; kind < 4; kind++)
         test_destroyed_in_any_order(kind % 2, kind / 2);

@@ -92,6 +92,63 @@ static void test_generations(struct percpu_pool_attr attr)
         _exit(0);
 }
 
+/* ---- what is frozen stays so ----------------------------------------------------------------- */
+
+enum { ALL = 400 };
+
+/* Who comes second has all items of the range, untouched, while the other one has them too, and asks
+ * for other bytes again and again, where no other range may be made. */
+static void use_the_range(struct percpu_pool *pool, const struct held *old, bool first)
+{
+    static struct held held[ALL];
+    size_t count = geometry_of(pool).capacity - OLD;
+    CHECK(count <= ALL);
+    for (unsigned i = 0; i < count && !first; i++) {
+        memset(held[i].bytes, 0, SIZE);
+        held[i].size = SIZE;
+        CHECK((held[i].item = percpu_pool_zalloc(pool)) != NULL);
+    }
+    meet(1);
+    for (unsigned i = 0; i < count && first; i++) {
+        obtain(pool, &held[i], i / 20, 1); /* twenty times the same */
+        if (i % 7 == 0) {                  /* back, and again */
+            percpu_pool_free(pool, held[i].item);
+            obtain(pool, &held[i], i / 20, 1);
+        }
+    }
+    meet(2);
+    check_all(pool, held, (unsigned)count);
+    check_all(pool, old, OLD);
+    CHECK(stats_of(pool).ranges == 1);
+    meet(3);
+}
+
+static void test_frozen_stays_frozen(bool child_first, size_t cache_bytes)
+{
+    struct held old[OLD];
+    struct percpu_pool *pool = make_pool((struct percpu_pool_attr){
+        .item_size = SIZE,
+        .stride = 8 * page,
+        .max_ranges = 1,
+        .populate = PERCPU_POPULATE_INIT,
+        .cache_bytes = cache_bytes,
+    });
+    for (unsigned i = 0; i < OLD; i++)
+        if (i % 2 == 0) {
+            obtain(pool, &old[i], i, 3);
+        } else {
+            CHECK((old[i].item = percpu_pool_alloc_init(pool, NULL, 0)) != NULL);
+            old[i].size = 0;
+        }
+    meeting_point();
+    pid_t pid = fork_child();
+    use_the_range(pool, old, (pid == 0) == child_first);
+    percpu_pool_destroy(pool);
+    if (pid == 0)
+        _exit(0);
+    succeeds(pid);
+}
+
 /* ---- a thousand of them ---------------------------------------------------------------------- */
 
 static void one_fork(struct percpu_pool *pool, unsigned number, unsigned what)
@@ -162,6 +219,8 @@ int main(void)
     nr_cpus = percpu_nr_cpus();
     for (unsigned kind = 0; kind < 24; kind++)
         test_generations(fork_kind(kind));
+    for (unsigned kind = 0; kind < 4; kind++)
+        test_frozen_stays_frozen(kind % 2, kind / 2);
     if (!emulated()) /* whose vfork() is a fork() */
         test_spawn_freezes_nothing();
     test_forks_leak_nothing(PERCPU_POPULATE_ZERO, 0);

@@ -121,9 +121,17 @@ static void test_bytes_are_remembered(void)
     percpu_pool_destroy(pool);
 }
 
+/* Give a CPU a page of its own, without changing anything. */
+static void touch(struct percpu_pool *pool, unsigned char *item, size_t at, unsigned cpu)
+{
+    volatile unsigned char *byte = item + cpu * geometry_of(pool).stride + at;
+    *byte = *byte;
+}
+
 /* Caches of one item, so each fresh item is prepared by itself, with what the one before wanted:
- * sizes that do not divide a page. No item changes what its neighbours hold. */
-static void test_preparing_leaves_neighbours_alone(size_t size, size_t guard)
+ * sizes that do not divide a page. No item changes what its neighbours hold; and none begins in a
+ * page that CPUs have had before it was prepared. */
+static void test_preparing_leaves_neighbours_alone(size_t size, bool guard, bool touched)
 {
     enum { ITEMS = 400 };
     static unsigned char *items[ITEMS], bytes[ITEMS][5000];
@@ -142,11 +150,13 @@ static void test_preparing_leaves_neighbours_alone(size_t size, size_t guard)
         items[i] = percpu_pool_alloc_init(pool, bytes[i], given[i]);
         CHECK(items[i] != NULL);
         CHECK_CASE(wrong_copy(pool, items[i], bytes[i], given[i]) == -1, "item %u", i);
+        if (touched)
+            touch(pool, items[i], i % 2 ? size - 1 : 0, i % geometry_of(pool).cpus);
     }
     for (unsigned i = 0; i < ITEMS; i++)
         CHECK_CASE(wrong_copy(pool, items[i], bytes[i], given[i]) == -1, "%zu bytes, item %u", size,
                    i);
-    CHECK(!told || own_pages(pool) == 0);
+    CHECK(!told || touched || own_pages(pool) == 0);
     CHECK(stats_of(pool).ranges >= ITEMS / geometry_of(pool).capacity);
     check_pool(pool);
     percpu_pool_destroy(pool);
@@ -326,8 +336,8 @@ int main(void)
     test_initial_bytes_are_written_once();
     test_bytes_are_remembered();
     static const size_t sizes[] = {24, 56, 100, 1000, 4104};
-    for (size_t i = 0; i < 2 * COUNT_OF(sizes); i++)
-        test_preparing_leaves_neighbours_alone(sizes[i / 2], i % 2);
+    for (size_t i = 0; i < 4 * COUNT_OF(sizes); i++)
+        test_preparing_leaves_neighbours_alone(sizes[i / 4], i & 1, i & 2);
     test_random_lives();
     test_a_frozen_file_is_not_written();
     test_a_frozen_range_is_used_up();

@@ -60,7 +60,7 @@ static void interior_free(struct percpu_pool *pool)
         item + 8,
         item + SIZE,
         item + slot - 1,
-        base + (index + 800 < end ? index + 800 : end - 1) * slot, /* never handed out */
+        end > index + 127 ? base + (end - 1) * slot : item + 1, /* never handed out */
         base + end * slot,
         base + geometry.stride - 1,
         copy_of(pool, item, 1),
