@@ -123,7 +123,8 @@ static void use_the_range(struct percpu_pool *pool, const struct held *old, bool
     meet(3);
 }
 
-static void test_frozen_stays_frozen(bool child_first, size_t cache_bytes)
+/* `zeros`: no bytes have been prepared for the rest of the file yet. */
+static void test_frozen_stays_frozen(bool child_first, size_t cache_bytes, bool zeros)
 {
     struct held old[OLD];
     struct percpu_pool *pool = make_pool((struct percpu_pool_attr){
@@ -134,7 +135,7 @@ static void test_frozen_stays_frozen(bool child_first, size_t cache_bytes)
         .cache_bytes = cache_bytes,
     });
     for (unsigned i = 0; i < OLD; i++)
-        if (i % 2 == 0) {
+        if (i % 2 == 0 && !zeros) {
             obtain(pool, &old[i], i, 3);
         } else {
             CHECK((old[i].item = percpu_pool_alloc_init(pool, NULL, 0)) != NULL);
@@ -219,8 +220,8 @@ int main(void)
     nr_cpus = percpu_nr_cpus();
     for (unsigned kind = 0; kind < 24; kind++)
         test_generations(fork_kind(kind));
-    for (unsigned kind = 0; kind < 4; kind++)
-        test_frozen_stays_frozen(kind % 2, kind / 2);
+    for (unsigned kind = 0; kind < 8; kind++)
+        test_frozen_stays_frozen(kind & 1, kind & 2, kind & 4);
     if (!emulated()) /* whose vfork() is a fork() */
         test_spawn_freezes_nothing();
     test_forks_leak_nothing(PERCPU_POPULATE_ZERO, 0);
