@@ -2,7 +2,8 @@
 /*
  * internal.h - the pool's data, and what its files call of each other.
  *
- *   pool.c      attributes, creation, destruction, the pools of the process
+ *   pool.c      attributes, creation, destruction
+ *   shared.c    the pools of the process
  *   space.c     the ranges that one pool, or the size classes of one set, live in
  *   map.c       system calls: mapping a range, its file of initial values, guards, nodes, names
  *   fork.c      the list of all spaces, and what fork() does to them

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* pool.c - attributes, creation and destruction; the pools that the process shares. */
+/* pool.c - attributes, creation and destruction. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
@@ -299,26 +299,4 @@ void percpu_pool_geometry(const struct percpu_pool *pool, struct percpu_pool_geo
         .guard = space->guard,
         .constructed = pool->constructed,
     };
-}
-
-struct percpu_pool *percpu_pool_shared(size_t item_size)
-{
-    static struct percpu_pool *shared[5]; /* of 1, 2, 4, 8 and 16 bytes */
-    if (item_size == 0 || item_size > 16 || (item_size & (item_size - 1)) != 0) {
-        errno = EINVAL;
-        return NULL;
-    }
-    struct percpu_pool **place = &shared[__builtin_ctzll(item_size)];
-    /* Acquire: pairs with the release of whoever published the pool. */
-    struct percpu_pool *pool = __atomic_load_n(place, __ATOMIC_ACQUIRE);
-    if (pool != NULL)
-        return pool;
-    struct percpu_pool_attr attr = {.item_size = item_size};
-    struct percpu_pool *ours = percpu_pool_create(&attr);
-    if (ours == NULL)
-        return NULL;
-    if (__atomic_compare_exchange_n(place, &pool, ours, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        return ours;
-    percpu_pool_destroy(ours); /* another thread was faster */
-    return pool;
 }

@@ -265,6 +265,16 @@ PERCPU_API int percpu_pool_check(struct percpu_pool *pool, struct percpu_report 
 PERCPU_API struct percpu_pool *percpu_pool_shared(size_t item_size);
 
 /*
+ * The pool of the process for items of at least `size` bytes, 1 to 16 MiB, made at its first use
+ * and never destroyed. Up to 64 KiB these are size classes (pool_set.h): items of different sizes
+ * are packed into the same ranges, and are at most 1/4 (8 bytes at least) larger than asked for; a
+ * larger item is the next power of two. Items are aligned to 8. What of an item is never written
+ * costs no memory but that on its page something else is. NULL with errno EINVAL or ENOMEM.
+ * Thread-safe, and takes no lock that a fork could leave taken.
+ */
+PERCPU_API struct percpu_pool *percpu_pool_shared_for(size_t size);
+
+/*
  * Test hook: the `after`-th system call from now that maps memory for a pool fails with ENOMEM, and
  * each one after it until the hook is set to -1.
  */
