@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * counter.c - percpu_counter: flushing, reading, setting, and what fork() leaves behind.
+ * counter.c - percpu_counter: making, upgrading, flushing, and what fork() leaves behind.
  *
  * After fork. A thread that was between its compare-and-swap of `flushed` and its addition to
  * `total` does not exist in the child, so `total` may lack a part there (sums do not use it). The
@@ -8,64 +8,119 @@
  * 2 * generation + 1 while one thread sets flushed = count on every CPU and total to their sum,
  * then to 2 * generation. Nobody waits for that thread, so a signal handler or another fork may
  * come at any point: a flush that finds the mending under way leaves the slot to the mender, which
- * looks at every slot again when it has finished.
+ * looks at every slot again when it has finished. The words of a lazy counter need no mending: each
+ * add is one instruction.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <string.h>
 
-#include <percpu/counter.h>
+#include "internal.h"
+#include <percpu/topology.h>
 
-int percpu_counter_init(struct percpu_counter *counter, struct percpu_pool *pool, int64_t value,
-                        int64_t batch)
+/* making and upgrading ----------------------------------------------------------------------- */
+
+/* How many copies the counter's item has in `pool`, or 0: it cannot be there. */
+static unsigned copies_in(const struct percpu_pool *pool)
 {
-    memset(counter, 0, sizeof *counter);
-    if (batch == 0)
-        batch = PERCPU_COUNTER_BATCH;
-    if (batch < 1 || batch > PERCPU_COUNTER_BATCH_MAX) {
+    struct percpu_pool_geometry geometry;
+    percpu_pool_geometry(pool, &geometry);
+    return geometry.item_size >= PERCPU_COUNTER_ITEM && !geometry.global ? geometry.cpus : 0;
+}
+
+int percpu_counter_init_lazy(struct percpu_counter *counter, struct percpu_pool *pool,
+                             int64_t value, int64_t batch)
+{
+    unsigned cpus = pool != NULL ? copies_in(pool) : percpu_nr_cpus();
+    if (batch < 0 || batch > PERCPU_COUNTER_BATCH_MAX || cpus == 0) {
         errno = EINVAL;
         return -1;
     }
     if (pool == NULL && (pool = percpu_pool_shared(PERCPU_COUNTER_ITEM)) == NULL)
         return -1;
-    struct percpu_pool_geometry geometry;
-    percpu_pool_geometry(pool, &geometry);
-    if (geometry.item_size < PERCPU_COUNTER_ITEM) {
-        errno = EINVAL;
-        return -1;
-    }
-    void *item = percpu_pool_zalloc(pool);
+    /* Word by word: compilers make a slow string instruction of zeroing so few. */
+    counter->slots = percpu_pool_ptr(pool, NULL);
+    counter->margin = (uint64_t)(batch != 0 ? batch : PERCPU_COUNTER_BATCH) - 1;
+    counter->owner = 0;
+    counter->local = counter->remote = counter->total = 0;
+    counter->pool = pool;
+    counter->cpus = cpus;
+    counter->generation = 2 * __atomic_load_n(&percpu_fork_generation, __ATOMIC_RELAXED);
+    counter->remote_adds = counter->exchanges_begun = counter->exchanges_ended = 0;
+    counter->error = 0;
+    counter->seen = counter->base = (uint64_t)value;
+    return 0;
+}
+
+int percpu_counter_upgrade(struct percpu_counter *counter)
+{
+    if (!percpu_counter_is_lazy(counter))
+        return 0;
+    char *item = percpu_pool_zalloc(counter->pool), *none = NULL;
     if (item == NULL)
         return -1;
-    counter->pool = pool;
-    counter->slots = percpu_pool_ptr(pool, item);
-    counter->cpus = geometry.cpus;
-    counter->margin = (uint64_t)batch - 1;
-    counter->base = (uint64_t)value;
-    counter->generation = 2 * __atomic_load_n(&percpu_fork_generation, __ATOMIC_RELAXED);
+    /* Release: pairs with the acquires in percpu_counter_add() and counter_slots(). */
+    if (!__atomic_compare_exchange_n(&counter->slots.base, &none, item, false, __ATOMIC_RELEASE,
+                                     __ATOMIC_RELAXED))
+        percpu_pool_free(counter->pool, item); /* another thread was faster */
+    return 0;
+}
+
+int percpu_counter_init(struct percpu_counter *counter, struct percpu_pool *pool, int64_t value,
+                        int64_t batch)
+{
+    if (percpu_counter_init_lazy(counter, pool, value, batch) != 0)
+        return -1;
+    return percpu_counter_upgrade(counter);
+}
+
+int percpu_counter_init_many(struct percpu_counter *counters, size_t n, struct percpu_pool *pool,
+                             int64_t value, int64_t batch)
+{
+    for (size_t i = 0; i < n; i++)
+        if (percpu_counter_init(&counters[i], pool, value, batch) != 0) {
+            int error = errno;
+            while (i-- > 0)
+                percpu_counter_destroy(&counters[i]);
+            errno = error;
+            return -1;
+        }
     return 0;
 }
 
 void percpu_counter_destroy(struct percpu_counter *counter)
 {
-    percpu_pool_free(counter->pool, counter->slots.base);
-    memset(counter, 0, sizeof *counter);
+    if (counter->slots.base != NULL)
+        percpu_pool_free(counter->pool, counter->slots.base);
+    counter->slots.base = NULL;
+    counter->cpus = 0;
 }
 
-static struct percpu_counter_slot *slot_of(const struct percpu_counter *counter, unsigned cpu)
+void percpu_counter_add_remote(struct percpu_counter *counter, uint64_t n)
 {
-    return percpu_ptr_cpu(counter->slots, cpu);
+    uintptr_t nobody = 0, self = percpu_thread_pointer();
+    if (__atomic_compare_exchange_n(&counter->owner, &nobody, self, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED) ||
+        nobody == self) {
+        percpu_own_add_u64(&counter->local, n);
+        return;
+    }
+    __atomic_fetch_add(&counter->remote, n, __ATOMIC_RELAXED);
+    uint32_t adds = __atomic_add_fetch(&counter->remote_adds, 1, __ATOMIC_RELAXED);
+    /* Without memory the counter stays as it is, and tries again as many adds later. */
+    if (adds % PERCPU_COUNTER_CONTENDED == 0 && !percpu_pool_interrupted()) {
+        int error = errno;
+        (void)percpu_counter_upgrade(counter);
+        errno = error;
+    }
 }
 
-static uint64_t load(const uint64_t *word)
-{
-    return __atomic_load_n(word, __ATOMIC_RELAXED);
-}
+/* flushing ----------------------------------------------------------------------------------- */
 
 /* Whether `unflushed`, a difference modulo 2^64, is within a batch of 0. */
 static bool within_batch(const struct percpu_counter *counter, uint64_t unflushed)
 {
-    return unflushed + counter->margin <= 2 * counter->margin;
+    uint64_t margin = counter_load(&counter->margin);
+    return unflushed + margin <= 2 * margin;
 }
 
 /*
@@ -82,8 +137,8 @@ static __thread volatile unsigned flushing __attribute__((tls_model("initial-exe
 static void flush_slot(struct percpu_counter *counter, struct percpu_counter_slot *slot)
 {
     for (;;) {
-        uint64_t flushed = load(&slot->flushed);
-        uint64_t count = load(&slot->count);
+        uint64_t flushed = counter_load(&slot->flushed);
+        uint64_t count = counter_load(&slot->count);
         if (within_batch(counter, count - flushed))
             return;
         flushing++;
@@ -92,6 +147,13 @@ static void flush_slot(struct percpu_counter *counter, struct percpu_counter_slo
             __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
         flushing--;
     }
+}
+
+void percpu_counter_flush_all(struct percpu_counter *counter)
+{
+    percpu_ptr slots = counter_slots(counter);
+    for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++)
+        flush_slot(counter, counter_slot(slots, cpu));
 }
 
 /* See the top. Returns whether `total` may be used now. */
@@ -108,20 +170,21 @@ static PERCPU_COLD bool mend(struct percpu_counter *counter, uint32_t mended)
                                      __ATOMIC_RELAXED))
         return false;
     uint64_t total = 0;
-    for (unsigned cpu = 0; cpu < counter->cpus; cpu++) {
-        uint64_t count = load(&slot_of(counter, cpu)->count);
-        __atomic_store_n(&slot_of(counter, cpu)->flushed, count, __ATOMIC_RELAXED);
+    percpu_ptr slots = counter_slots(counter);
+    for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++) {
+        struct percpu_counter_slot *slot = counter_slot(slots, cpu);
+        uint64_t count = counter_load(&slot->count);
+        __atomic_store_n(&slot->flushed, count, __ATOMIC_RELAXED);
         total += count;
     }
     __atomic_store_n(&counter->total, total, __ATOMIC_RELAXED);
-    /* Release: pairs with the acquire in usable(). */
+    /* Release: pairs with the acquire in percpu_counter_usable(). */
     __atomic_exchange_n(&counter->generation, mended, __ATOMIC_SEQ_CST);
-    for (unsigned cpu = 0; cpu < counter->cpus; cpu++)
-        flush_slot(counter, slot_of(counter, cpu));
+    percpu_counter_flush_all(counter);
     return true;
 }
 
-static bool usable(struct percpu_counter *counter)
+bool percpu_counter_usable(struct percpu_counter *counter)
 {
     uint32_t mended = 2 * __atomic_load_n(&percpu_fork_generation, __ATOMIC_RELAXED);
     return percpu_likely(__atomic_load_n(&counter->generation, __ATOMIC_ACQUIRE) == mended) ||
@@ -130,97 +193,38 @@ static bool usable(struct percpu_counter *counter)
 
 void percpu_counter_flush(struct percpu_counter *counter, struct percpu_counter_slot *slot)
 {
-    if (usable(counter))
-        flush_slot(counter, slot);
+    if (!percpu_counter_usable(counter))
+        return;
+    flush_slot(counter, slot);
+    percpu_counter_adjust(counter);
 }
 
 void percpu_counter_add_slow(struct percpu_counter *counter, uint64_t n)
 {
-    struct percpu_op op = {.code = PERCPU_OP_ADD, .width = 8, .p = counter->slots, .x = n};
+    struct percpu_op op = {.code = PERCPU_OP_ADD, .width = 8, .p = counter_slots(counter), .x = n};
     percpu_slow(&op);
     struct percpu_counter_slot *slot = op.copy;
-    if (!within_batch(counter, op.old + n - load(&slot->flushed)))
+    /* Mode none: pairs with the fence in percpu_counter_adjust(). */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!within_batch(counter, op.old + n - counter_load(&slot->flushed)))
         percpu_counter_flush(counter, slot);
-}
-
-int64_t percpu_counter_read(struct percpu_counter *counter)
-{
-    (void)usable(counter);
-    return (int64_t)(load(&counter->base) + load(&counter->total));
-}
-
-int64_t percpu_counter_error(const struct percpu_counter *counter)
-{
-    return (int64_t)(counter->margin * counter->cpus);
-}
-
-static uint64_t sum_counts(const struct percpu_counter *counter)
-{
-    uint64_t sum = 0;
-    for (unsigned cpu = 0; cpu < counter->cpus; cpu++)
-        sum += load(&slot_of(counter, cpu)->count);
-    return sum;
-}
-
-/* The sum of the counts, and the base that they go with: it did not move while they were read. */
-static uint64_t snapshot(const struct percpu_counter *counter, uint64_t *base)
-{
-    uint64_t counts;
-    *base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
-    for (;;) {
-        counts = sum_counts(counter);
-        uint64_t again = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
-        if (again == *base)
-            return counts;
-        *base = again;
-    }
-}
-
-int64_t percpu_counter_sum(const struct percpu_counter *counter)
-{
-    uint64_t base, counts = snapshot(counter, &base);
-    return (int64_t)(base + counts);
-}
-
-int percpu_counter_compare(struct percpu_counter *counter, int64_t rhs)
-{
-    int64_t value = percpu_counter_read(counter), error = percpu_counter_error(counter);
-    uint64_t apart = value > rhs ? (uint64_t)value - (uint64_t)rhs
-                                 : (uint64_t)rhs - (uint64_t)value;
-    /* Near the ends of int64_t, what read() said may have wrapped around although the sum fits. */
-    if (apart <= (uint64_t)error || value < INT64_MIN + error || value > INT64_MAX - error)
-        value = percpu_counter_sum(counter);
-    return (value > rhs) - (value < rhs);
-}
-
-int64_t percpu_counter_exchange(struct percpu_counter *counter, int64_t value)
-{
-    for (;;) {
-        uint64_t base, counts = snapshot(counter, &base), was = base;
-        /* Adds since `counts` was read stay in the slots, and so count after the exchange. */
-        if (__atomic_compare_exchange_n(&counter->base, &was, (uint64_t)value - counts, false,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-            return (int64_t)(base + counts);
-    }
-}
-
-void percpu_counter_set(struct percpu_counter *counter, int64_t value)
-{
-    (void)percpu_counter_exchange(counter, value);
 }
 
 const char *percpu_counter_check(struct percpu_counter *counter)
 {
-    if (!usable(counter))
+    if (!percpu_counter_usable(counter))
         return "the total is being mended after a fork";
     uint64_t flushed = 0;
-    for (unsigned cpu = 0; cpu < counter->cpus; cpu++) {
-        const struct percpu_counter_slot *slot = slot_of(counter, cpu);
-        if (!within_batch(counter, load(&slot->count) - load(&slot->flushed)))
+    percpu_ptr slots = counter_slots(counter);
+    for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++) {
+        const struct percpu_counter_slot *slot = counter_slot(slots, cpu);
+        if (!within_batch(counter, counter_load(&slot->count) - counter_load(&slot->flushed)))
             return "a CPU has a batch or more that it did not flush";
-        flushed += load(&slot->flushed);
+        flushed += counter_load(&slot->flushed);
     }
-    if (flushed != load(&counter->total))
+    if (flushed != counter_load(&counter->total))
         return "the total is not the sum of what the CPUs flushed";
+    if (counter->remote_adds > 0 && counter->owner == 0)
+        return "a thread added beside an owner that does not exist";
     return NULL;
 }

@@ -99,10 +99,11 @@ struct range {
 
 /* Which addresses are bases of ranges: open addressing, 0 for an empty slot, 1 for a former one. */
 struct range_table {
-    struct range_table *outgrown; /* readers may still be in it: freed with the space */
+    struct range_table *outgrown; /* readers may still be in it: unmapped with the space */
     size_t mask, used;
     uintptr_t bases[];
 };
+enum { FIRST_TABLE_SLOTS = 16 };
 
 struct space {
     size_t stride, usable; /* usable: bytes of a stride before the guard page */
@@ -118,6 +119,7 @@ struct space {
     bool global;
     pthread_mutex_t lock;
     struct range_table *table;
+    uintptr_t first_table[sizeof(struct range_table) / sizeof(uintptr_t) + FIRST_TABLE_SLOTS];
     struct range *ranges; /* newest first */
     size_t range_count, making, units_free;
     unsigned forks;             /* of the process since the space was made */
@@ -153,8 +155,15 @@ struct percpu_pool {
 
 void percpu_space_wait(struct space *space) PERCPU_COLD;
 
+/*
+ * How many spaces' locks this thread holds, or is about to. A signal handler that finds it above 0
+ * would wait for ever for a lock of its own thread: see percpu_pool_interrupted().
+ */
+extern __thread volatile unsigned percpu_space_held __attribute__((tls_model("initial-exec")));
+
 static inline void percpu_space_lock(struct space *space)
 {
+    percpu_space_held++;
     if (pthread_mutex_trylock(&space->lock) != 0)
         percpu_space_wait(space);
 }
@@ -162,6 +171,7 @@ static inline void percpu_space_lock(struct space *space)
 static inline void percpu_space_unlock(struct space *space)
 {
     pthread_mutex_unlock(&space->lock);
+    percpu_space_held--;
 }
 
 static inline void *entry_item(uint64_t entry)

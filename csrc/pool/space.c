@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -89,6 +90,31 @@ struct space *percpu_space_create(const struct percpu_pool_attr *attr, size_t un
     return space;
 }
 
+static size_t table_length(size_t slots)
+{
+    return sizeof(struct range_table) + slots * sizeof(uintptr_t);
+}
+
+/* Not from malloc(): percpu_pool_interrupted() promises that a handler may come here. */
+static struct range_table *make_table(struct space *space, size_t slots)
+{
+    struct range_table *table = slots == FIRST_TABLE_SLOTS && space->table == NULL
+                                    ? (struct range_table *)space->first_table
+                                    : percpu_map(table_length(slots), space->name);
+    if (table != NULL)
+        table->mask = slots - 1;
+    return table;
+}
+
+static void unmake_tables(struct space *space)
+{
+    for (struct range_table *table = space->table, *outgrown; table != NULL; table = outgrown) {
+        outgrown = table->outgrown;
+        if (table != (struct range_table *)space->first_table)
+            munmap(table, table_length(table->mask + 1));
+    }
+}
+
 void percpu_space_release(struct space *space)
 {
     percpu_space_lock(space);
@@ -101,13 +127,17 @@ void percpu_space_release(struct space *space)
         next = range->next;
         percpu_range_unmap(range);
     }
-    for (struct range_table *table = space->table, *outgrown; table != NULL; table = outgrown) {
-        outgrown = table->outgrown;
-        free(table);
-    }
+    unmake_tables(space);
     pthread_mutex_destroy(&space->lock);
     free(space->nodes);
     free(space);
+}
+
+__thread volatile unsigned percpu_space_held;
+
+bool percpu_pool_interrupted(void)
+{
+    return percpu_space_held > 0;
 }
 
 /* A thread that finds the lock taken mostly gets it sooner than it could fall asleep: it is held for
@@ -140,15 +170,12 @@ static int grow_table(struct space *space)
     struct range_table *old = space->table;
     if (old != NULL && 2 * (old->used + 1) <= old->mask + 1)
         return 0;
-    size_t slots = 16;
+    size_t slots = FIRST_TABLE_SLOTS;
     while (slots < 4 * (space->range_count + 1))
         slots *= 2;
-    struct range_table *table = calloc(1, sizeof *table + slots * sizeof table->bases[0]);
-    if (table == NULL) {
-        errno = ENOMEM;
+    struct range_table *table = make_table(space, slots);
+    if (table == NULL)
         return -1;
-    }
-    table->mask = slots - 1;
     table->outgrown = old;
     for (struct range *range = space->ranges; range != NULL; range = range->next)
         insert(table, space->stride_shift, (uintptr_t)range->base);

@@ -90,6 +90,13 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_stack_pop(percpu_ptr p, uint64_t *x)
  * it has none. Defined by the implementation: it knows the thread pointer. */
 PERCPU_INLINE uint32_t percpu_cs_id(size_t index);
 
+/* What tells this thread from all others that live, in no time: its thread pointer. Never 0. */
+PERCPU_INLINE uintptr_t percpu_thread_pointer(void);
+
+/* v += n for a word that this thread alone writes. A signal handler that does the same in between
+ * loses nothing. */
+PERCPU_INLINE void percpu_own_add_u64(uint64_t *word, uint64_t n);
+
 /* In a loop that waits for another CPU: leave more of this one to whoever shares it. */
 PERCPU_INLINE void percpu_cpu_relax(void);
 

@@ -275,6 +275,13 @@ PERCPU_API struct percpu_pool *percpu_pool_shared(size_t item_size);
 PERCPU_API struct percpu_pool *percpu_pool_shared_for(size_t size);
 
 /*
+ * Whether the caller is a signal handler that came while its thread held a pool's lock: then
+ * allocating and freeing could wait for ever. Otherwise both are async-signal-safe in pools without
+ * functions of the caller's, as those of the process. Async-signal-safe.
+ */
+PERCPU_API bool percpu_pool_interrupted(void);
+
+/*
  * Test hook: the `after`-th system call from now that maps memory for a pool fails with ENOMEM, and
  * each one after it until the hook is set to -1.
  */

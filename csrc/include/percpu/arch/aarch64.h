@@ -347,6 +347,17 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
     return *(const volatile uint32_t *)(const volatile void *)(area + index);
 }
 
+PERCPU_INLINE uintptr_t percpu_thread_pointer(void)
+{
+    return (uintptr_t)__builtin_thread_pointer();
+}
+
+PERCPU_INLINE void percpu_own_add_u64(uint64_t *word, uint64_t n)
+{
+    /* No single instruction adds to memory but the atomic ones. */
+    __atomic_fetch_add(word, n, __ATOMIC_RELAXED);
+}
+
 PERCPU_INLINE void percpu_cpu_relax(void)
 {
     __asm__ __volatile__("isb" ::: "memory");

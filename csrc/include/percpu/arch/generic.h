@@ -9,6 +9,8 @@
 #ifndef PERCPU_ARCH_GENERIC_H
 #define PERCPU_ARCH_GENERIC_H
 
+#include <errno.h>
+
 /* There is nothing to register with: mode none. */
 #define PERCPU_RSEQ_SIGNATURE 0
 
@@ -124,6 +126,16 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
 {
     (void)index;
     return UINT32_MAX;
+}
+
+PERCPU_INLINE uintptr_t percpu_thread_pointer(void)
+{
+    return (uintptr_t)&errno;
+}
+
+PERCPU_INLINE void percpu_own_add_u64(uint64_t *word, uint64_t n)
+{
+    __atomic_fetch_add(word, n, __ATOMIC_RELAXED);
 }
 
 PERCPU_INLINE void percpu_cpu_relax(void)

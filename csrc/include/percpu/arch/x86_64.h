@@ -292,6 +292,18 @@ PERCPU_INLINE uint32_t percpu_cs_id(size_t index)
     return id;
 }
 
+PERCPU_INLINE uintptr_t percpu_thread_pointer(void)
+{
+    uintptr_t pointer; /* the thread control block begins with its own address */
+    __asm__("movq %%fs:0, %[pointer]" : [pointer] "=r"(pointer));
+    return pointer;
+}
+
+PERCPU_INLINE void percpu_own_add_u64(uint64_t *word, uint64_t n)
+{
+    __asm__ __volatile__("addq %[n], %[word]" : [word] "+m"(*word) : [n] "er"(n) : "cc");
+}
+
 PERCPU_INLINE void percpu_cpu_relax(void)
 {
     __asm__ __volatile__("pause" ::: "memory");
