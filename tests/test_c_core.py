@@ -73,6 +73,7 @@ THREADED = (
     "test_registration",
     "test_remote",
     "test_sections",
+    "test_stop",
 )
 PLAIN = Configuration("plain", ("-O2",))
 ASAN = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

@@ -107,6 +107,17 @@ void percpu_gate_leave(struct percpu_gate_hold *hold)
     release_signals(&hold->signals);
 }
 
+bool percpu_stop(void (*function)(void *argument), void *argument)
+{
+    if (percpu_rseq_info()->mode == PERCPU_MODE_NONE)
+        return false;
+    struct percpu_gate_hold hold;
+    percpu_gate_enter(&hold, -1);
+    function(argument);
+    percpu_gate_leave(&hold);
+    return true;
+}
+
 void percpu_gate_wait(void)
 {
     sigset_t saved;

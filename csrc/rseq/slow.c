@@ -109,6 +109,8 @@ static enum percpu_outcome attempt(struct percpu_op *op)
         outcome = percpu_cs_load_add_store_f64(op->p, percpu_f64_from_bits(op->x), &f64_sum);
         op->old = percpu_f64_bits(f64_sum);
         return outcome;
+    case PERCPU_OP_ADD_WITHIN:
+        return percpu_cs_load_cbout_add_store(op->p, op->mask, op->expect, op->x2, op->x);
     case PERCPU_OP_CBNE_STORE_STORE:
         return percpu_cs_load_cbne_store_store(op->p, op->expect, op->x, op->offset2, op->x2);
     case PERCPU_OP_CBNE_MEMCPY_STORE:
@@ -157,6 +159,18 @@ static enum percpu_outcome apply_add_f64(struct percpu_op *op, uint64_t *word)
     } while (
         !__atomic_compare_exchange_n(word, &old, sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     op->old = sum;
+    return PERCPU_COMMITTED;
+}
+
+/* Acquire and release: what this counts may be handed over with it. */
+static enum percpu_outcome apply_add_within(struct percpu_op *op, uint64_t *word)
+{
+    uint64_t v = __atomic_load_n(word, __ATOMIC_RELAXED);
+    do {
+        if ((v & op->mask) - op->expect >= op->x2)
+            return PERCPU_UNEQUAL;
+    } while (!__atomic_compare_exchange_n(word, &v, v + op->x, false, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_RELAXED));
     return PERCPU_COMMITTED;
 }
 
@@ -225,6 +239,8 @@ static enum percpu_outcome apply(struct percpu_op *op, void *copy)
         return apply_section(op, copy);
     if (op->code == PERCPU_OP_ADD_F64)
         return apply_add_f64(op, copy);
+    if (op->code == PERCPU_OP_ADD_WITHIN)
+        return apply_add_within(op, copy);
     switch (op->width) {
     case 1:
         return apply_u8(op, copy);
@@ -303,6 +319,21 @@ bool percpu_slow_section(char *base, size_t stride, unsigned what, uint64_t x, u
     if (result != NULL)
         *result = op.old;
     return outcome == PERCPU_COMMITTED;
+}
+
+bool percpu_slow_add_within(char *base, size_t stride, size_t index, uint64_t mask, uint64_t low,
+                            uint64_t span, uint64_t n)
+{
+    struct percpu_op op = {
+        .code = PERCPU_OP_ADD_WITHIN,
+        .width = 8,
+        .p = {.base = base, .stride = stride, .index = index},
+        .x = n,
+        .expect = low,
+        .x2 = span,
+        .mask = mask,
+    };
+    return percpu_slow(&op) == PERCPU_COMMITTED;
 }
 
 void *percpu_slow_copy(char *base, size_t stride, size_t index)

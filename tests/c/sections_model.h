@@ -23,6 +23,7 @@ enum kind {
     CBNE_AT,
     STORE_STORE,
     MEMCPY,
+    ADD_WITHIN,
     LIST_PUSH,
     LIST_POP,
     STACK_PUSH,
@@ -33,9 +34,10 @@ enum kind {
 struct args {
     uint64_t v;      /* the word at first */
     uint64_t x;      /* the new value, addend, mask, node, or value to push */
-    uint64_t expect; /* or the capacity */
+    uint64_t expect; /* or the capacity, or the low end of a range */
     size_t offset2;  /* of the second store, or of the node that lies in the copy */
-    uint64_t x2;
+    uint64_t x2;     /* or the span of a range */
+    uint64_t mask;   /* of what is compared with a range */
     const void *src;
     size_t size;
     uint64_t old; /* out: the old value, the sum, or what was popped */
@@ -47,7 +49,7 @@ struct section {
     enum kind kind;
     unsigned width; /* bytes of the word */
     enum percpu_outcome (*run)(percpu_ptr p, struct args *a);
-    const uint64_t *constant; /* what `run` takes for `expect`, its complement for `x`; or NULL */
+    const uint64_t *constant; /* from which `run` takes its arguments (args_of()); or NULL */
 };
 
 static inline uint64_t narrow(uint64_t x, unsigned width)
@@ -119,6 +121,19 @@ RUN_WORDS(64, u, a->x, a->expect)
     _(u32_over_u, 0x100000000)                                                                     \
     _(i64_max_u, 0x7fffffffffffffff)
 
+/* The same with all arguments of a range made of one value. */
+#define RUN_WITHIN(tag, C)                                                                         \
+    static enum percpu_outcome run_within_##tag(percpu_ptr p, struct args *a)                      \
+    {                                                                                              \
+        (void)a;                                                                                   \
+        return percpu_cs_load_cbout_add_store(p, C, C, ~(C) | 1, ~(C));                            \
+    }
+
+static inline struct args args_of(uint64_t constant)
+{
+    return (struct args){.x = ~constant, .expect = constant, .x2 = ~constant | 1, .mask = constant};
+}
+
 #define RUN_CONSTANT(tag, value)                                                                   \
     static const uint64_t constant_##tag = UINT64_C(value);                                        \
     static const uint64_t constant_not_##tag = ~UINT64_C(value);                                   \
@@ -129,7 +144,9 @@ RUN_WORDS(64, u, a->x, a->expect)
     RUN_WORDS(8, not_##tag, UINT64_C(value), ~UINT64_C(value))                                     \
     RUN_WORDS(16, not_##tag, UINT64_C(value), ~UINT64_C(value))                                    \
     RUN_WORDS(32, not_##tag, UINT64_C(value), ~UINT64_C(value))                                    \
-    RUN_WORDS(64, not_##tag, UINT64_C(value), ~UINT64_C(value))
+    RUN_WORDS(64, not_##tag, UINT64_C(value), ~UINT64_C(value))                                    \
+    RUN_WITHIN(tag, UINT64_C(value))                                                               \
+    RUN_WITHIN(not_##tag, ~UINT64_C(value))
 CONSTANTS(RUN_CONSTANT)
 
 #define CONSTANT_ROWS(tag, value)                                                                  \
@@ -140,7 +157,9 @@ CONSTANTS(RUN_CONSTANT)
     WORD_ROWS(8, not_##tag, &constant_not_##tag)                                                   \
     WORD_ROWS(16, not_##tag, &constant_not_##tag)                                                  \
     WORD_ROWS(32, not_##tag, &constant_not_##tag)                                                  \
-    WORD_ROWS(64, not_##tag, &constant_not_##tag)
+    WORD_ROWS(64, not_##tag, &constant_not_##tag){"within " #tag, ADD_WITHIN, 8, run_within_##tag, \
+                                                  &constant_##tag},                                \
+        {"within not_" #tag, ADD_WITHIN, 8, run_within_not_##tag, &constant_not_##tag},
 
 /* ---- the others ----------------------------------------------------------------------------- */
 
@@ -172,6 +191,11 @@ static enum percpu_outcome run_store_store(percpu_ptr p, struct args *a)
 static enum percpu_outcome run_memcpy(percpu_ptr p, struct args *a)
 {
     return percpu_cs_load_cbne_memcpy_store(p, a->expect, a->x, a->offset2, a->src, a->size);
+}
+
+static enum percpu_outcome run_within(percpu_ptr p, struct args *a)
+{
+    return percpu_cs_load_cbout_add_store(p, a->mask, a->expect, a->x2, a->x);
 }
 
 static enum percpu_outcome run_list_push(percpu_ptr p, struct args *a)
@@ -209,6 +233,7 @@ static const struct section sections[] = {
     {"cbne_at", CBNE_AT, 8, run_cbne_at, NULL},
     {"store_store", STORE_STORE, 8, run_store_store, NULL},
     {"memcpy", MEMCPY, 8, run_memcpy, NULL},
+    {"within", ADD_WITHIN, 8, run_within, NULL},
     {"list_push", LIST_PUSH, 8, run_list_push, NULL},
     {"list_pop", LIST_POP, 8, run_list_pop, NULL},
     {"stack_push", STACK_PUSH, 8, run_stack_push, NULL},
@@ -318,6 +343,11 @@ static inline enum percpu_outcome model(const struct section *section, char *wor
         if (v == expect)
             memcpy(word + a->offset2, a->src, a->size);
         break;
+    case ADD_WITHIN:
+        if ((v & a->mask) - expect >= a->x2)
+            return PERCPU_UNEQUAL;
+        put_word(word, 8, v + x);
+        return PERCPU_COMMITTED;
     case LIST_PUSH:
         put_word(word + a->offset2, 8, v);
         put_word(word, 8, x);

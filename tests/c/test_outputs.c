@@ -51,6 +51,20 @@ static __attribute__((noinline)) uint64_t sum_or_7(percpu_ptr ptr)
     return sum;
 }
 
+/* No output, but one exit more. */
+static __attribute__((noinline)) uint64_t within_or(percpu_ptr ptr, uint64_t inside,
+                                                    uint64_t outside, uint64_t other)
+{
+    switch (percpu_cs_load_cbout_add_store(ptr, UINT64_MAX, 0, UINT64_MAX, 1)) {
+    case PERCPU_COMMITTED:
+        return inside;
+    case PERCPU_UNEQUAL:
+        return outside;
+    default:
+        return other;
+    }
+}
+
 int main(void)
 {
     uint32_t limit = percpu_runtime.limit;
@@ -59,6 +73,7 @@ int main(void)
     CHECK(old_or_77(p) == 77);
     CHECK(copy_or_null(p) == NULL);
     CHECK(sum_or_7(p) == 7);
+    CHECK(within_or(p, 1, 2, 3) == 3);
     for (unsigned i = 0; i < sizeof copies; i++)
         CHECK(copies[i] == 0);
     percpu_runtime.limit = limit;

@@ -20,7 +20,7 @@ struct copy {
     uint8_t u8;
     void *list;
     uint64_t stack[3];
-    uint64_t lock;
+    uint64_t lock, window;
 };
 static struct copy *copies;
 
@@ -30,7 +30,7 @@ static percpu_ptr field(size_t offset)
 }
 #define FIELD(name) field(offsetof(struct copy, name))
 
-/* In the child, on one CPU: nine operations a round, each with the answer it must have. */
+/* In the child, on one CPU: eleven operations a round, each with the answer it must have. */
 static void operations(unsigned cpu, uint64_t rounds)
 {
     struct copy *mine = &copies[cpu];
@@ -47,6 +47,8 @@ static void operations(unsigned cpu, uint64_t rounds)
         uint64_t top = 0;
         CHECK(percpu_stack_push(FIELD(stack), i, 2));
         CHECK(percpu_stack_pop(FIELD(stack), &top) && top == i);
+        CHECK(percpu_this_add_within(FIELD(window), 0xffff, i & 0xffff, 1, 1));
+        CHECK(!percpu_this_add_within(FIELD(window), 0xffff, i & 0xffff, 1, 1));
         unsigned locked = percpu_lock(FIELD(lock));
         CHECK(locked == cpu);
         percpu_unlock(FIELD(lock), locked);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_sections.c - lists, stacks and conditional commits, with more threads than CPUs, a signal
+ * test_sections.c - lists, stacks, conditional commits and bounded adds, with more threads than CPUs, a signal
  * storm whose handler uses the same objects, and remote takers.
  *
  * Every node and every token has one owner at a time; taking one that somebody else owns fails the
@@ -13,13 +13,15 @@
 #include "threads.h"
 
 enum { WORKERS = 6, STORM = 200, RUN_MS = 250 };
+enum { BOUND = 5 };
 enum { NODES = 64, TOKENS = 512, CAPACITY = 40, LOG_ENTRIES = 1 << 14 };
 
 /* What one CPU has. The stack and the logs start with their count or head. */
 struct copy {
     void *list;
     uint64_t stack[1 + CAPACITY];
-    uint64_t bumped;        /* by signal handlers */
+    uint64_t bumped;  /* by signal handlers */
+    uint64_t bounded; /* at most BOUND in its low half; the high half is their own to change */
     uint64_t word_log_head; /* entries appended */
     uint64_t word_log[LOG_ENTRIES];
     uint64_t record_log_head;
@@ -94,10 +96,25 @@ static bool stack_step(void)
     return true;
 }
 
+static atomic_ullong bound_net, bound_high;
+
+/* Add to the low half where there is room, or take away where there is something; and add to the
+ * high half whatever is below. */
+static void bounded_step(bool up)
+{
+    bool done = up ? percpu_this_add_within(FIELD(bounded), UINT32_MAX, 0, BOUND, 1)
+                   : percpu_this_add_within(FIELD(bounded), UINT32_MAX, 1, BOUND, UINT64_MAX);
+    if (done)
+        atomic_fetch_add_explicit(&bound_net, up ? 1 : UINT64_MAX, memory_order_relaxed);
+    if (percpu_this_add_within(FIELD(bounded), UINT32_MAX, 0, BOUND + 1, UINT64_C(1) << 32))
+        atomic_fetch_add_explicit(&bound_high, 1, memory_order_relaxed);
+}
+
 static void in_handler(void)
 {
     percpu_this_inc_u64(FIELD(bumped));
     list_step();
+    bounded_step(storm_hits % 2);
 }
 
 /* ---- workers ---------------------------------------------------------------------------- */
@@ -286,6 +303,29 @@ static void test_lists_and_stacks(void)
     check_stacks();
 }
 
+static void add_within_bounds(struct worker *worker)
+{
+    uint64_t random = worker->id + 1;
+    while (!stopping()) {
+        bounded_step(random_next(&random) >> 63);
+        unsigned cpu = (unsigned)(random_next(&random) >> 32) % nr_cpus;
+        CHECK((uint32_t)percpu_cpu_read_u64(FIELD(bounded), cpu) <= BOUND);
+        worker->done++;
+    }
+}
+
+static void test_bounded_adds(void)
+{
+    void (*const bodies[])(struct worker *) = {add_within_bounds};
+    CHECK(run_workers(WORKERS, bodies, 1, STORM, RUN_MS / 2) > 0);
+    uint64_t low = 0, high = 0;
+    for (unsigned cpu = 0; cpu < nr_cpus; cpu++) {
+        low += (uint32_t)copies[cpu].bounded;
+        high += copies[cpu].bounded >> 32;
+    }
+    CHECK(low == bound_net && (uint32_t)high == (uint32_t)bound_high);
+}
+
 static void test_conditional_commits(void)
 {
     void (*const words[])(struct worker *) = {append_words};
@@ -313,6 +353,7 @@ int main(void)
         unsigned long before = atomic_load(&storm_hits);
         test_lists_and_stacks();
         test_conditional_commits();
+        test_bounded_adds();
         unsigned long hits = atomic_load(&storm_hits) - before, bumped = 0;
         CHECK(hits > 0);
         for (unsigned cpu = 0; cpu < nr_cpus; cpu++) {

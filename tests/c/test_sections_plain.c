@@ -165,7 +165,7 @@ static void check_expectations(const struct section *section, struct args a)
 
 static void check_constant(const struct section *section)
 {
-    struct args a = {.x = ~*section->constant, .expect = *section->constant};
+    struct args a = args_of(*section->constant);
     for (unsigned i = 0; i < COUNT(values); i++) {
         a.v = values[i];
         check_case(section, a);
@@ -234,6 +234,28 @@ static void check_memcpy(const struct section *section)
     }
 }
 
+/* Ranges that begin or end just at, before and after the part of v that the mask leaves. */
+static void check_within(const struct section *section)
+{
+    const uint64_t masks[] = {UINT64_MAX, UINT32_MAX, ~(uint64_t)UINT32_MAX, 0xff00, 0};
+    const uint64_t spans[] = {
+        0, 1, 2, 0x80, 0x80000000, 0x100000000, INT64_MAX, 1ull << 63, UINT64_MAX,
+    };
+    for (unsigned i = 0; i < COUNT(values); i++) {
+        for (unsigned j = 0; j < COUNT(masks) * COUNT(spans); j++) {
+            uint64_t mask = masks[j / COUNT(spans)], span = spans[j % COUNT(spans)];
+            uint64_t part = values[i] & mask, end = part - span;
+            const uint64_t lows[] = {0, part - 1, part, part + 1, end, end + 1};
+            for (unsigned k = 0; k < COUNT(lows); k++)
+                check_case(section, (struct args){.v = values[i],
+                                                  .x = values[(i + j + k) % COUNT(values)],
+                                                  .expect = lows[k],
+                                                  .x2 = span,
+                                                  .mask = mask});
+        }
+    }
+}
+
 static void check_list(const struct section *section)
 {
     for (unsigned i = 0; i < COUNT(values); i++) {
@@ -272,6 +294,9 @@ static void check_section(const struct section *section)
     case MEMCPY:
         check_memcpy(section);
         break;
+    case ADD_WITHIN:
+        check_within(section);
+        break;
     case LIST_PUSH:
     case LIST_POP:
         check_list(section);
@@ -296,6 +321,8 @@ static void check_abort(const struct section *section, char *forbidden)
     struct args a = {.x = 1,
                      .expect = v,
                      .offset2 = 8,
+                     .x2 = 1,
+                     .mask = UINT64_MAX,
                      .src = source,
                      .size = sizeof source,
                      .old = 0x0123456789abcdef};

@@ -24,12 +24,14 @@
  *   load_cbne_store_at(e,x)  load_cbne_store, and which copy it was
  *   load_cbne_store_store    if v != e: unequal; *(copy + offset2) = x2; v = x
  *   load_cbne_memcpy_store   if v != e: unequal; memcpy(copy + offset2, src, n); v = x
+ *   load_cbout_add_store(mask, low, span, n)
+ *                            if (v & mask) - low >= span, unsigned: unequal; v = v + n
  *   list_push(node)          node->next = v; v = node
  *   list_pop()               old = v; if old == NULL: unequal; v = old->next
  *   stack_push(x, capacity)  if v >= capacity: unequal; copy[1 + v] = x; v = v + 1
  *   stack_pop()              if v == 0: unequal; x = copy[v]; v = v - 1
  *
- * ("cbne": compare, branch if not equal.) A store before the commit may have happened although
+ * ("cbne": compare, branch if not equal; "cbout": branch if outside.) A store before the commit may have happened although
  * the attempt then aborted: nobody may look at such a word before the commit says so.
  *
  * Commits are plain stores: other CPUs must read them with relaxed atomic loads, and may not order
@@ -81,6 +83,9 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_store_store(percpu_ptr p, 
 PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_memcpy_store(percpu_ptr p, uint64_t expect,
                                                                    uint64_t x, size_t offset2,
                                                                    const void *src, size_t n);
+PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask,
+                                                                 uint64_t low, uint64_t span,
+                                                                 uint64_t n);
 PERCPU_INLINE enum percpu_outcome percpu_cs_list_push(percpu_ptr p, void *node);
 PERCPU_INLINE enum percpu_outcome percpu_cs_list_pop(percpu_ptr p, void **node);
 PERCPU_INLINE enum percpu_outcome percpu_cs_stack_push(percpu_ptr p, uint64_t x, uint64_t capacity);

@@ -80,6 +80,19 @@ PERCPU_API int percpu_index_check(enum percpu_index index);
 PERCPU_API int percpu_rseq_fence(int cpu);
 
 /*
+ * Run `function(argument)` at one instant of this process's sections, as the kernel's
+ * stop_machine() does: the gate is closed, every CPU is fenced and the calling thread's signals
+ * are blocked, so no section of the process and no operation through the gate is under way or can
+ * begin, and what those before it stored is seen. `function` may read and write every copy with
+ * plain accesses. It must be short, and must not call an operation on per-CPU data, fork(), or
+ * anything that waits for another thread: they would wait for the gate for ever. Sections of other
+ * processes on memory that they share go on. Costs microseconds and interrupts the CPUs that run
+ * the process. Returns true; in mode none, which has no section to stop, false without a call.
+ * Thread-safe, async-signal-safe if `function` is; of several calls one runs at a time.
+ */
+PERCPU_API bool percpu_stop(void (*function)(void *argument), void *argument);
+
+/*
  * Forget the last critical section's descriptor in this thread's area. Before dlclose() of a
  * library that inlined the operations, every thread that ran one must call it: the kernel may
  * otherwise read the unmapped descriptor. The core itself must never be unloaded (link a library

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sections.h - operations on this CPU's copy that take more than one word: conditional commits,
- * lists, stacks and locks.
+ * sections.h - operations on this CPU's copy that take more than one word, or look before they
+ * commit: conditional commits, lists, stacks and locks.
  *
- * The retry is inside; what is handed back is whether it was done. In mode none these take one
- * process-wide lock, with signals blocked. All are thread-safe and async-signal-safe; nothing
+ * The retry is inside; what is handed back is whether it was done. In mode none those of several
+ * words take one process-wide lock, with signals blocked. All are thread-safe and async-signal-safe; nothing
  * here fails. Pseudo-code: arch.h.
  */
 #ifndef PERCPU_SECTIONS_H
@@ -54,6 +54,20 @@ PERCPU_INLINE bool percpu_this_cbne_memcpy_store(percpu_ptr p, uint64_t expect, 
                                .size = size};
         outcome = percpu_slow(&op);
     }
+    return outcome == PERCPU_COMMITTED;
+}
+
+/*
+ * If low <= (v & mask) < low + span, where v is the 8-byte word at `p`: v += n, modulo 2^64.
+ * Returns whether it did. The comparison is that of (v & mask) - low with span, unsigned, so a
+ * range may wrap around, and a span of 0 is empty.
+ */
+PERCPU_INLINE bool percpu_this_add_within(percpu_ptr p, uint64_t mask, uint64_t low, uint64_t span,
+                                          uint64_t n)
+{
+    enum percpu_outcome outcome = percpu_cs_load_cbout_add_store(p, mask, low, span, n);
+    if (percpu_unlikely(outcome > PERCPU_UNEQUAL))
+        return percpu_slow_add_within(p.base, p.stride, p.index, mask, low, span, n);
     return outcome == PERCPU_COMMITTED;
 }
 

@@ -23,7 +23,8 @@ enum percpu_opcode {
     PERCPU_OP_OR,
     PERCPU_OP_XCHG,
     PERCPU_OP_CMPXCHG,
-    PERCPU_OP_ADD_F64, /* x is the bits of a double; old becomes those of the sum */
+    PERCPU_OP_ADD_F64,    /* x is the bits of a double; old becomes those of the sum */
+    PERCPU_OP_ADD_WITHIN, /* load_cbout_add_store: x is n, expect is low, x2 is span */
     PERCPU_OP_CBNE_STORE_STORE,
     PERCPU_OP_CBNE_MEMCPY_STORE,
     PERCPU_OP_LIST_PUSH,      /* x is the node's address */
@@ -42,6 +43,7 @@ struct percpu_op {
     uint64_t expect;
     size_t offset2; /* where the second store goes, from the start of the copy */
     uint64_t x2;
+    uint64_t mask; /* which bits of the word are compared */
     const void *src;
     size_t size;  /* bytes at src */
     uint64_t old; /* out: the word before, zero-extended; or what the opcode says */
@@ -63,6 +65,10 @@ PERCPU_API uint64_t percpu_slow_word(char *base, size_t stride, unsigned what, u
                                      uint64_t expect) PERCPU_COLD;
 PERCPU_API bool percpu_slow_section(char *base, size_t stride, unsigned what, uint64_t x,
                                     uint64_t expect, uint64_t *result) PERCPU_COLD;
+
+/* The same for PERCPU_OP_ADD_WITHIN: returns whether it was done. */
+PERCPU_API bool percpu_slow_add_within(char *base, size_t stride, size_t index, uint64_t mask,
+                                       uint64_t low, uint64_t span, uint64_t n) PERCPU_COLD;
 
 /* The copy that a thread would read whose id is not below the gate. */
 PERCPU_API void *percpu_slow_copy(char *base, size_t stride, size_t index) PERCPU_COLD;
