@@ -73,6 +73,7 @@ THREADED = (
     "test_registration",
     "test_remote",
     "test_sections",
+    "test_stats",
     "test_stop",
 )
 PLAIN = Configuration("plain", ("-O2",))

@@ -9,6 +9,7 @@
 #include "report.h"
 #include "rseq.h"
 #include "sections.h"
+#include "stats.h"
 #include "this_cpu.h"
 #include "topology.h"
 
