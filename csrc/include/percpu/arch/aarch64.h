@@ -68,10 +68,10 @@
  * (`section(p, &old) == PERCPU_COMMITTED ? old : 0`) if it has to put it on the edge itself.
  */
 #define PERCPU_CS_EXITS                                                                            \
-    aborted:                                                                                       \
+aborted:                                                                                           \
     __asm__ __volatile__("");                                                                      \
     return PERCPU_ABORTED;                                                                         \
-    closed:                                                                                        \
+closed:                                                                                            \
     __asm__ __volatile__("");                                                                      \
     return PERCPU_CLOSED
 
@@ -86,8 +86,9 @@
     {                                                                                              \
         uint64_t was;                                                                              \
         void *at;                                                                                  \
-        PERCPU_ASM_GOTO(PERCPU_CS_START compute "str" B " %" #M "[" out "], [%x[at]]\n"            \
-                        PERCPU_CS_END:PERCPU_CS_OUTPUTS                                            \
+        PERCPU_ASM_GOTO(PERCPU_CS_START compute                                                    \
+                        "str" B " %" #M "[" out "], [%x[at]]\n" PERCPU_CS_END                      \
+                        : PERCPU_CS_OUTPUTS                                                        \
                         : PERCPU_CS_INPUTS, [x] constraint(x)                                      \
                         : "memory", "cc"                                                           \
                         : aborted, closed);                                                        \
@@ -103,8 +104,8 @@
     {                                                                                              \
         uint64_t was, next;                                                                        \
         void *at;                                                                                  \
-        PERCPU_ASM_GOTO(PERCPU_CS_START "ldr" B " %" #M "[was], [%x[at]]\n\t" compute "str" B      \
-                                        " %" #M "[" out "], [%x[at]]\n" PERCPU_CS_END              \
+        PERCPU_ASM_GOTO(PERCPU_CS_START "ldr" B " %" #M "[was], [%x[at]]\n\t" compute              \
+                        "str" B " %" #M "[" out "], [%x[at]]\n" PERCPU_CS_END                      \
                         : PERCPU_CS_OUTPUTS, [next] "=&r"(next)                                    \
                         : PERCPU_CS_INPUTS, [x] constraint(x)                                      \
                         : "memory", "cc"                                                           \
@@ -121,8 +122,7 @@
     PERCPU_A64_STORE(W, M, B, store, "", "x", "rZ")                                                \
     PERCPU_A64_STORE(W, M, B, add_store,                                                           \
                      "ldr" B " %" #M "[was], [%x[at]]\n\t"                                         \
-                     "add %" #M "[was], %" #M "[was], %" #M "[x]\n\t",                             \
-                     "was", "rI")                                                                  \
+                     "add %" #M "[was], %" #M "[was], %" #M "[x]\n\t", "was", "rI")                \
     PERCPU_A64_FETCH(W, M, B, add_store, PERCPU_A64_COMPUTE("add", M), "next", "rI")               \
     PERCPU_A64_FETCH(W, M, B, and_store, PERCPU_A64_COMPUTE("and", M), "next", "r")                \
     PERCPU_A64_FETCH(W, M, B, or_store, PERCPU_A64_COMPUTE("orr", M), "next", "r")                 \
@@ -133,10 +133,10 @@
         uint64_t was;                                                                              \
         void *at;                                                                                  \
         PERCPU_ASM_GOTO(PERCPU_CS_START "ldr" B " %" #M "[was], [%x[at]]\n\t"                      \
-                                        "cmp %" #M "[was], %" #M "[expect]\n\t"                    \
-                                        "b.ne 772f\n\t"                                            \
-                                        "str" B " %" #M "[x], [%x[at]]\n" PERCPU_CS_END            \
-:PERCPU_CS_OUTPUTS                                                                                 \
+                        "cmp %" #M "[was], %" #M "[expect]\n\t"                                    \
+                        "b.ne 772f\n\t"                                                            \
+                        "str" B " %" #M "[x], [%x[at]]\n" PERCPU_CS_END                            \
+                        : PERCPU_CS_OUTPUTS                                                        \
                         : PERCPU_CS_INPUTS, [expect] "rI"((uint64_t)expect), [x] "rZ"(x)           \
                         : "memory", "cc"                                                           \
                         : aborted, closed);                                                        \
@@ -181,7 +181,8 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_add_store_at(percpu_ptr p, uint
     void *at;
     PERCPU_ASM_GOTO(PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
                                     "add %x[was], %x[was], %x[n]\n\t"
-                                    "str %x[was], [%x[at]]\n" PERCPU_CS_END:PERCPU_CS_OUTPUTS
+                                    "str %x[was], [%x[at]]\n" PERCPU_CS_END
+                    : PERCPU_CS_OUTPUTS
                     : PERCPU_CS_INPUTS, [n] "rI"(n)
                     : "memory", "cc"
                     : aborted, closed);
@@ -199,7 +200,8 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_store_at(percpu_ptr p, uin
     PERCPU_ASM_GOTO(PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
                                     "cmp %x[was], %x[expect]\n\t"
                                     "b.ne 772f\n\t"
-                                    "str %x[x], [%x[at]]\n" PERCPU_CS_END:PERCPU_CS_OUTPUTS
+                                    "str %x[x], [%x[at]]\n" PERCPU_CS_END
+                    : PERCPU_CS_OUTPUTS
                     : PERCPU_CS_INPUTS, [expect] "rI"(expect), [x] "rZ"(x)
                     : "memory", "cc"
                     : aborted, closed);
@@ -218,7 +220,8 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_store_store(percpu_ptr p, 
                                     "cmp %x[was], %x[expect]\n\t"
                                     "b.ne 772f\n\t"
                                     "str %x[x2], [%x[at], %x[offset2]]\n\t"
-                                    "str %x[x], [%x[at]]\n" PERCPU_CS_END:PERCPU_CS_OUTPUTS
+                                    "str %x[x], [%x[at]]\n" PERCPU_CS_END
+                    : PERCPU_CS_OUTPUTS
                     : PERCPU_CS_INPUTS, [expect] "rI"(expect), [x] "rZ"(x), [x2] "rZ"(x2),
                       [offset2] "r"(offset2)
                     : "memory", "cc"
@@ -236,57 +239,60 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_memcpy_store(percpu_ptr p,
     uint64_t was, word;
     size_t to = offset2; /* becomes the destination's address */
     void *at;
-    PERCPU_ASM_GOTO(
-        PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
-                        "cmp %x[was], %x[expect]\n\t"
-                        "b.ne 772f\n\t"
-                        "add %x[to], %x[to], %x[at]\n\t"
-                        "subs %x[n], %x[n], #8\n\t"
-                        "b.lo 776f\n"
-                        "775:\n\t"
-                        "ldr %x[word], [%x[from]], #8\n\t"
-                        "str %x[word], [%x[to]], #8\n\t"
-                        "subs %x[n], %x[n], #8\n\t"
-                        "b.hs 775b\n"
-                        "776:\n\t"
-                        "adds %x[n], %x[n], #8\n\t"
-                        "b.eq 778f\n"
-                        "777:\n\t"
-                        "ldrb %w[word], [%x[from]], #1\n\t"
-                        "strb %w[word], [%x[to]], #1\n\t"
-                        "subs %x[n], %x[n], #1\n\t"
-                        "b.ne 777b\n"
-                        "778:\n\t"
-                        "str %x[x], [%x[at]]\n" PERCPU_CS_END
-        : PERCPU_CS_OUTPUTS, [word] "=&r"(word), [to] "+&r"(to), [from] "+&r"(src), [n] "+&r"(n)
-        : PERCPU_CS_INPUTS, [expect] "rI"(expect), [x] "rZ"(x)
-        : "memory", "cc"
-        : aborted, closed);
+    PERCPU_ASM_GOTO(PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
+                                    "cmp %x[was], %x[expect]\n\t"
+                                    "b.ne 772f\n\t"
+                                    "add %x[to], %x[to], %x[at]\n\t"
+                                    "subs %x[n], %x[n], #8\n\t"
+                                    "b.lo 776f\n"
+                                    "775:\n\t"
+                                    "ldr %x[word], [%x[from]], #8\n\t"
+                                    "str %x[word], [%x[to]], #8\n\t"
+                                    "subs %x[n], %x[n], #8\n\t"
+                                    "b.hs 775b\n"
+                                    "776:\n\t"
+                                    "adds %x[n], %x[n], #8\n\t"
+                                    "b.eq 778f\n"
+                                    "777:\n\t"
+                                    "ldrb %w[word], [%x[from]], #1\n\t"
+                                    "strb %w[word], [%x[to]], #1\n\t"
+                                    "subs %x[n], %x[n], #1\n\t"
+                                    "b.ne 777b\n"
+                                    "778:\n\t"
+                                    "str %x[x], [%x[at]]\n" PERCPU_CS_END
+                    : PERCPU_CS_OUTPUTS, [word] "=&r"(word), [to] "+&r"(to), [from] "+&r"(src),
+                      [n] "+&r"(n)
+                    : PERCPU_CS_INPUTS, [expect] "rI"(expect), [x] "rZ"(x)
+                    : "memory", "cc"
+                    : aborted, closed);
     (void)at, (void)word;
     return was == expect ? PERCPU_COMMITTED : PERCPU_UNEQUAL;
     PERCPU_CS_EXITS;
 }
 
-PERCPU_INLINE enum percpu_outcome
-percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask, uint64_t low, uint64_t span, uint64_t n)
+/* Its third exit is reached as the others are. */
+PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask,
+                                                                 uint64_t low, uint64_t span,
+                                                                 uint64_t n)
 {
     uint64_t was, part;
     void *at;
-    PERCPU_ASM_GOTO(
-        PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
-                        "and %x[part], %x[was], %x[mask]\n\t"
-                        "sub %x[part], %x[part], %x[low]\n\t"
-                        "cmp %x[part], %x[span]\n\t"
-                        "b.hs 775f\n\t"
-                        "add %x[was], %x[was], %x[n]\n\t"
-                        "str %x[was], [%x[at]]\n" PERCPU_CS_END ".subsection 1\n"
-                        "775:\n\t"
-                        "b %l[outside]\n\t"
-                        ".previous\n\t"
-        : PERCPU_CS_OUTPUTS, [part] "=&r"(part)
-        : PERCPU_CS_INPUTS, [mask] "rL"(mask), [low] "rI"(low), [span] "rI"(span), [n] "rI"(n)
-        : "memory", "cc"
-        : aborted, closed, outside);
+    PERCPU_ASM_GOTO(PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
+                                    "and %x[part], %x[was], %x[mask]\n\t"
+                                    "sub %x[part], %x[part], %x[low]\n\t"
+                                    "cmp %x[part], %x[span]\n\t"
+                                    "b.hs 775f\n\t"
+                                    "add %x[was], %x[was], %x[n]\n\t"
+                                    "str %x[was], [%x[at]]\n" PERCPU_CS_END
+                    ".subsection 1\n"
+                    "775:\n\t"
+                    "b %l[outside]\n\t"
+                    ".previous\n\t"
+                    : PERCPU_CS_OUTPUTS, [part] "=&r"(part)
+                    : PERCPU_CS_INPUTS, [mask] "rL"(mask), [low] "rI"(low), [span] "rI"(span),
+                      [n] "rI"(n)
+                    : "memory", "cc"
+                    : aborted, closed, outside);
     (void)at, (void)was, (void)part;
     return PERCPU_COMMITTED;
 outside:
@@ -300,7 +306,8 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_list_push(percpu_ptr p, void *node)
     void *at, *was; /* the head */
     PERCPU_ASM_GOTO(PERCPU_CS_START "ldr %x[was], [%x[at]]\n\t"
                                     "str %x[was], [%x[node]]\n\t"
-                                    "str %x[node], [%x[at]]\n" PERCPU_CS_END:PERCPU_CS_OUTPUTS
+                                    "str %x[node], [%x[at]]\n" PERCPU_CS_END
+                    : PERCPU_CS_OUTPUTS
                     : PERCPU_CS_INPUTS, [node] "r"(node)
                     : "memory", "cc"
                     : aborted, closed);

@@ -98,8 +98,9 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_memcpy_store(percpu_ptr p,
     return PERCPU_CLOSED;
 }
 
-PERCPU_INLINE enum percpu_outcome
-percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask, uint64_t low, uint64_t span, uint64_t n)
+PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask,
+                                                                 uint64_t low, uint64_t span,
+                                                                 uint64_t n)
 {
     (void)p, (void)mask, (void)low, (void)span, (void)n;
     return PERCPU_CLOSED;

@@ -50,10 +50,10 @@
  * (`section(p, &old) == PERCPU_COMMITTED ? old : 0`) if it has to put it on the edge itself.
  */
 #define PERCPU_CS_EXITS                                                                            \
-    aborted:                                                                                       \
+aborted:                                                                                           \
     __asm__ __volatile__("");                                                                      \
     return PERCPU_ABORTED;                                                                         \
-    closed:                                                                                        \
+closed:                                                                                            \
     __asm__ __volatile__("");                                                                      \
     return PERCPU_CLOSED
 
@@ -76,8 +76,8 @@
                                                                    uint##W##_t *old)               \
     {                                                                                              \
         uint64_t was, next;                                                                        \
-        PERCPU_ASM_GOTO(PERCPU_CS_START load "[was]\n\t" compute "mov" #S " %" #M "[" out          \
-                                             "], (%[base], %%rax)\n" PERCPU_CS_END                 \
+        PERCPU_ASM_GOTO(PERCPU_CS_START load "[was]\n\t" compute                                   \
+                        "mov" #S " %" #M "[" out "], (%[base], %%rax)\n" PERCPU_CS_END             \
                         : [was] "=&r"(was), [next] "=&r"(next)                                     \
                         : PERCPU_CS_INPUTS, [x] "r"((uint64_t)x)                                   \
                         : "rax", "memory", "cc"                                                    \
@@ -92,20 +92,19 @@
     PERCPU_X86_STORE(W, S, M, store, "mov")                                                        \
     PERCPU_X86_STORE(W, S, M, add_store, "add")                                                    \
     PERCPU_X86_FETCH(W, S, M, load, add_store, "leaq (%[was], %[x]), %[next]\n\t", "next")         \
-    PERCPU_X86_FETCH(W, S, M, load, and_store, "movq %[x], %[next]\n\tandq %[was], %[next]\n\t",   \
-                     "next")                                                                       \
-    PERCPU_X86_FETCH(W, S, M, load, or_store, "movq %[x], %[next]\n\torq %[was], %[next]\n\t",     \
-                     "next")                                                                       \
+    PERCPU_X86_FETCH(W, S, M, load, and_store,                                                     \
+                     "movq %[x], %[next]\n\tandq %[was], %[next]\n\t", "next")                     \
+    PERCPU_X86_FETCH(W, S, M, load, or_store,                                                      \
+                     "movq %[x], %[next]\n\torq %[was], %[next]\n\t", "next")                      \
     PERCPU_X86_FETCH(W, S, M, load, store, "", "x")                                                \
     PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_store_u##W(                              \
         percpu_ptr p, uint##W##_t expect, uint##W##_t x, uint##W##_t *old)                         \
     {                                                                                              \
         uint64_t was;                                                                              \
         PERCPU_ASM_GOTO(PERCPU_CS_START load "[was]\n\t"                                           \
-                                             "cmp" #S " %" #M "[expect], %" #M "[was]\n\t"         \
-                                             "jne 772f\n\t"                                        \
-                                             "mov" #S " %" #M                                      \
-                                             "[x], (%[base], %%rax)\n" PERCPU_CS_END               \
+                        "cmp" #S " %" #M "[expect], %" #M "[was]\n\t"                              \
+                        "jne 772f\n\t"                                                             \
+                        "mov" #S " %" #M "[x], (%[base], %%rax)\n" PERCPU_CS_END                   \
                         : [was] "=&r"(was)                                                         \
                         : PERCPU_CS_INPUTS, [expect] "er"(expect), [x] "er"(x)                     \
                         : "rax", "memory", "cc"                                                    \
@@ -214,21 +213,22 @@ PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbne_memcpy_store(percpu_ptr p,
     PERCPU_CS_EXITS;
 }
 
-PERCPU_INLINE enum percpu_outcome
-percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask, uint64_t low, uint64_t span, uint64_t n)
+PERCPU_INLINE enum percpu_outcome percpu_cs_load_cbout_add_store(percpu_ptr p, uint64_t mask,
+                                                                 uint64_t low, uint64_t span,
+                                                                 uint64_t n)
 {
     uint64_t part;
-    PERCPU_ASM_GOTO(
-        PERCPU_CS_START "movq (%[base], %%rax), %[part]\n\t"
-                        "andq %[mask], %[part]\n\t"
-                        "subq %[low], %[part]\n\t"
-                        "cmpq %[span], %[part]\n\t"
-                        "jae %l[outside]\n\t"
-                        "addq %[n], (%[base], %%rax)\n" PERCPU_CS_END
-        : [part] "=&r"(part)
-        : PERCPU_CS_INPUTS, [mask] "er"(mask), [low] "er"(low), [span] "er"(span), [n] "er"(n)
-        : "rax", "memory", "cc"
-        : aborted, closed, outside);
+    PERCPU_ASM_GOTO(PERCPU_CS_START "movq (%[base], %%rax), %[part]\n\t"
+                                    "andq %[mask], %[part]\n\t"
+                                    "subq %[low], %[part]\n\t"
+                                    "cmpq %[span], %[part]\n\t"
+                                    "jae %l[outside]\n\t"
+                                    "addq %[n], (%[base], %%rax)\n" PERCPU_CS_END
+                    : [part] "=&r"(part)
+                    : PERCPU_CS_INPUTS, [mask] "er"(mask), [low] "er"(low), [span] "er"(span),
+                      [n] "er"(n)
+                    : "rax", "memory", "cc"
+                    : aborted, closed, outside);
     (void)part;
     return PERCPU_COMMITTED;
 outside:
