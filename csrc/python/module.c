@@ -47,8 +47,9 @@ static int module_exec(PyObject *module)
         percpu_py_add_pool(module, state) != 0 || percpu_py_add_item(module, state) != 0 ||
         percpu_py_add_copy(module, state) != 0 || percpu_py_add_memory(module, state) != 0 ||
         percpu_py_add_var(module, state) != 0 || percpu_py_add_counter(module, state) != 0 ||
-        percpu_py_add_noop(module) != 0 || percpu_py_add_cpu(module) != 0 ||
-        percpu_py_add_race(module) != 0 || percpu_py_add_classes(module) != 0)
+        percpu_py_add_freelist(module, state) != 0 || percpu_py_add_noop(module) != 0 ||
+        percpu_py_add_cpu(module) != 0 || percpu_py_add_race(module) != 0 ||
+        percpu_py_add_classes(module) != 0)
         return -1;
     return 0;
 }
@@ -62,6 +63,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->memory_type);
     Py_VISIT(state->var_type);
     Py_VISIT(state->counter_type);
+    Py_VISIT(state->freelist_type);
     Py_VISIT(state->pool_exhausted);
     Py_VISIT(state->corruption_error);
     Py_VISIT(state->closed_error);
@@ -77,6 +79,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->memory_type);
     Py_CLEAR(state->var_type);
     Py_CLEAR(state->counter_type);
+    Py_CLEAR(state->freelist_type);
     Py_CLEAR(state->pool_exhausted);
     Py_CLEAR(state->corruption_error);
     Py_CLEAR(state->closed_error);

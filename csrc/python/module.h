@@ -17,7 +17,7 @@
  * guards no memory, it only turns later calls away.
  *
  * Garbage collection. All types take part, because a pool of a subclass may refer to what was made
- * in it through its __dict__. None has a tp_clear: counter -> pool and the like have no cycle
+ * in it through its __dict__. None but PerCpuFreeList has a tp_clear: counter -> pool and the like have no cycle
  * among themselves, so any cycle goes through a __dict__, list... that has one, and an object keeps
  * its pool for as long as somebody could call a method.
  */
@@ -38,6 +38,7 @@ struct percpu_py_state {
     PyTypeObject *memory_type;
     PyTypeObject *var_type;
     PyTypeObject *counter_type;
+    PyTypeObject *freelist_type;
     PyObject *pool_exhausted;
     PyObject *corruption_error;
     PyObject *closed_error;
@@ -60,6 +61,7 @@ int percpu_py_add_copy(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_memory(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_var(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_counter(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_freelist(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_noop(PyObject *module);
 int percpu_py_add_cpu(PyObject *module);     /* functions */
 int percpu_py_add_race(PyObject *module);    /* functions */
