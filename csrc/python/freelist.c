@@ -31,7 +31,7 @@ enum { CAPACITY = 64, MAX_CAPACITY = 1 << 16 };
 /* 0; an errno of the core. */
 static int place(struct percpu_py_freelist *self)
 {
-    self->memory = percpu_pool_shared_for((1 + self->capacity) * sizeof(uint64_t));
+    self->memory = percpu_pool_shared_for((2 + self->capacity) * sizeof(uint64_t));
     void *item = self->memory != NULL ? percpu_pool_zalloc(self->memory) : NULL;
     if (item == NULL)
         return errno;
@@ -146,16 +146,49 @@ static PyObject *pop_of(struct percpu_py_freelist *self, unsigned cpu)
     return percpu_py_freelist_object(op.old);
 }
 
+static PyObject *pop_of_any(struct percpu_py_freelist *self)
+{
+    PyObject *object = NULL;
+    for (unsigned cpu = 0; object == NULL && cpu < self->cpus; cpu++)
+        object = pop_of(self, cpu);
+    return object;
+}
+
+static uint64_t count_puts(const struct percpu_py_freelist *self)
+{
+    uint64_t puts = 0;
+    for (unsigned cpu = 0; cpu < self->cpus; cpu++)
+        puts += percpu_cpu_read_u64(percpu_py_freelist_puts(self), cpu);
+    return puts;
+}
+
+/*
+ * Find an object on any CPU. That each CPU's stack was empty when we looked does not mean that they
+ * were all empty at once: something may have been put where we had looked already, and what was
+ * elsewhere taken before we came there. So look again if a put() has ended meanwhile. If none has,
+ * then whatever was pushed behind us belongs to a put() that ends after us, and the list was empty.
+ */
 static PyObject *steal(struct percpu_py_freelist *self)
 {
-    for (unsigned cpu = 0; cpu < self->cpus; cpu++) {
-        PyObject *object = pop_of(self, cpu);
+    uint64_t before, puts = count_puts(self);
+    do {
+        before = puts;
+        PyObject *object = pop_of_any(self);
         if (object != NULL)
             return object;
-    }
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* pairs with that of end_put() */
+        puts = count_puts(self);
+    } while (puts != before);
     PyErr_SetString(PyExc_IndexError,
                     "get() from an empty list: put() objects into it, or make it with a factory");
     return NULL;
+}
+
+/* Release: whoever sees what this thread does next, or was told to do, also sees the count. */
+static void end_put(struct percpu_py_freelist *self)
+{
+    percpu_this_inc_u64(percpu_py_freelist_puts(self));
+    __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 PyDoc_STRVAR(get_doc,
@@ -189,8 +222,11 @@ static PyObject *freelist_put(PyObject *op, PyObject *obj)
     if (percpu_unlikely(percpu_py_is_closed(&self->closed)))
         return percpu_py_raise_closed(op);
     Py_INCREF(obj);
-    if (percpu_likely(percpu_stack_push(self->stacks, (uintptr_t)obj, self->capacity)))
+    if (percpu_likely(percpu_stack_push(self->stacks, (uintptr_t)obj, self->capacity))) {
+        if (percpu_py_freelist_counts_puts(self))
+            end_put(self);
         Py_RETURN_TRUE;
+    }
     Py_DECREF(obj); /* the caller has it, so this runs nothing */
     Py_RETURN_FALSE;
 }

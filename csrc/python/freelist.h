@@ -36,6 +36,26 @@ static inline bool percpu_py_freelist_usable(struct percpu_py_freelist *self)
     return false;
 }
 
+/*
+ * Whether puts() are counted, so that a get() that looks at one CPU after another can tell that
+ * nothing moved behind its back: see steal(). With the GIL nothing moves during a method.
+ */
+static inline bool percpu_py_freelist_counts_puts(const struct percpu_py_freelist *self)
+{
+#ifdef Py_GIL_DISABLED
+    return self->factory == NULL;
+#else
+    (void)self;
+    return false;
+#endif
+}
+
+/* The word behind a stack of `capacity` objects: how many were put on that CPU. */
+static inline percpu_ptr percpu_py_freelist_puts(const struct percpu_py_freelist *self)
+{
+    return percpu_ptr_field(self->stacks, (1 + self->capacity) * sizeof(uint64_t));
+}
+
 /* How many objects CPU `cpu`'s stack has at this instant. */
 static inline uint64_t percpu_py_freelist_count(const struct percpu_py_freelist *self, unsigned cpu)
 {
