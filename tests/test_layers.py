@@ -36,6 +36,7 @@ HEADERS = {
     "pool_set.h": "pool",
     "report.h": "pool",
     "counter.h": "counter",
+    "limiter.h": "counter",
     "stats.h": "counter",
     "percpu.h": "everything",
     "compat/rseq/mempool.h": "compat",
