@@ -76,7 +76,7 @@ def pinned(cpu: int, body: Callable[[], object], stop: threading.Event) -> Calla
 def test_a_cpu_goes_and_comes_back_under_running_threads(removable_cpu: int) -> None:
     """Copies are per possible CPU, so nothing moves; what its copy held stays in every sum."""
     cpu = removable_cpu
-    counter = PerCpuCounter(batch=8)
+    counter = PerCpuCounter(batch=8, lazy=False)
     by_cpu, by_cid = PerCpuVar("q"), PerCpuVar("q")
     if percpu.info().mm_cid:
         by_cid = PerCpuVar("q", pool=PerCpuPool(8, index="cid"))
@@ -122,7 +122,7 @@ def test_the_copies_of_an_offline_cpu_can_be_used(removable_cpu: int) -> None:
     """Remote writes, free items in its cache, and counts on it, while it does not exist."""
     cpu = removable_cpu
     pool = PerCpuPool(64, stride=4096, max_ranges=1)
-    counter, var = PerCpuCounter(), PerCpuVar("i")
+    counter, var = PerCpuCounter(lazy=False), PerCpuVar("i")
     here = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpu})
     for _ in range(10):

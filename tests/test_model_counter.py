@@ -1,10 +1,12 @@
 """PerCpuCounter against a model that knows every word of it: each CPU's count and what it flushed,
-the total and the base, because the thread is always on a known CPU.
+the total and the base, because the thread is always on a known CPU; and what was added before there
+was memory on each CPU, by the thread that owns that word and by another.
 """
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,31 +22,58 @@ def wrap(n: int) -> int:
     return (n - LOW) % 2**64 + LOW
 
 
+CONTENDED = 32
+"""How many adds beside its owner's make a lazy counter take its memory."""
+
+
 class CounterMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.affinity = os.sched_getaffinity(0)
+        self.other = ThreadPoolExecutor(1)
 
     def teardown(self) -> None:
+        self.other.shutdown()
         os.sched_setaffinity(0, self.affinity)
 
     @initialize(
         value=int64,
         batch=st.integers(1, 5) | st.sampled_from([32, 1024, 2**48]) | st.integers(1, 2**48),
-        pool=st.sampled_from([None, None, "own"]),
+        error=st.none() | st.sampled_from([0.01, 0.5]) | st.floats(0.001, 0.999) | st.integers(0),
+        kind=st.sampled_from(["lazy", "lazy", "per-CPU", "pool", "many"]),
         extra_cpus=st.sampled_from([0, 5]),
         choice=st.integers(0),
     )
-    def make(self, value: int, batch: int, pool: str | None, extra_cpus: int, choice: int) -> None:
+    def make(
+        self,
+        value: int,
+        batch: int,
+        error: float | None,
+        kind: str,
+        extra_cpus: int,
+        choice: int,
+    ) -> None:
         self.hop(choice)
-        self.cpus = len(percpu.PerCpuVar("b")) + (extra_cpus if pool else 0)
-        own = percpu.PerCpuPool(24, stride=4096, cpus=self.cpus) if pool else None
-        self.counter = percpu.PerCpuCounter(value, batch=batch, pool=own)
-        self.batch, self.base, self.total = batch, value, 0
+        self.cpus = len(percpu.PerCpuVar("b")) + (extra_cpus if kind == "pool" else 0)
+        own = percpu.PerCpuPool(24, stride=4096, cpus=self.cpus) if kind == "pool" else None
+        if kind == "many":
+            error = None
+            self.counter = percpu.PerCpuCounter.many(3, value, batch=batch)[choice % 3]
+        elif error is not None:
+            error = min(error, 2**63 - 1)
+            self.counter = percpu.PerCpuCounter(value, error=error, lazy=kind == "lazy", pool=own)
+        else:
+            self.counter = percpu.PerCpuCounter(value, batch=batch, lazy=kind == "lazy", pool=own)
+        self.lazy, self.owner, self.loose, self.beside = kind == "lazy", "", 0, 0
+        self.margin, self.base, self.total, self.seen = batch - 1, value, 0, value
         self.counts, self.flushed = [0] * self.cpus, [0] * self.cpus
-        assert self.counter.batch == batch
-        assert self.counter.error == (batch - 1) * self.cpus
-        assert self.counter.pool is own
+        self.error = error if isinstance(error, float) else 0.0
+        if isinstance(error, int):
+            self.margin = min(int(float(error) / self.cpus), 2**48 - 1)
+        elif error is not None:
+            self.margin = self.allowed()
+        assert self.counter.lazy == self.lazy
+        assert kind == "many" or self.counter.pool is own
 
     @rule(choice=st.integers(0))
     def hop(self, choice: int) -> None:
@@ -52,17 +81,97 @@ class CounterMachine(RuleBasedStateMachine):
         os.sched_setaffinity(0, {self.cpu})
         assert percpu.current_cpu() == self.cpu
 
-    def added(self, n: int) -> None:
-        """The algorithm of counter.h, in numbers that cannot overflow."""
+    # The algorithm of counter.h and error.c, in numbers that cannot overflow.
+
+    def allowed(self) -> int:
+        margin = self.error / (1 + self.error) * float(abs(self.about)) / self.cpus
+        return min(int(margin), 2**48 - 1)
+
+    def adjust(self) -> None:
+        """The margin of a relative error follows the value: down at once, up when it doubles."""
+        while self.error:
+            most = self.allowed()
+            if self.margin > most:
+                self.margin = most // 2
+                for cpu in range(self.cpus):
+                    self.flush(cpu)
+            elif most > 2 * self.margin + 1:
+                self.margin = most
+            else:
+                break
+
+    def flush(self, cpu: int) -> bool:
+        unflushed = wrap(self.counts[cpu] - self.flushed[cpu])
+        if -self.margin <= unflushed <= self.margin:
+            return False
+        self.total = wrap(self.total + unflushed)
+        self.flushed[cpu] = self.counts[cpu]
+        return True
+
+    def added(self, n: int, thread: str = "here") -> None:
+        if self.lazy:
+            self.owner = self.owner or thread
+            self.loose = wrap(self.loose + n)
+            if thread != self.owner:
+                self.beside += 1
+                self.lazy = self.beside % CONTENDED != 0
+            return
         self.counts[self.cpu] = wrap(self.counts[self.cpu] + n)
-        unflushed = wrap(self.counts[self.cpu] - self.flushed[self.cpu])
-        if not -self.batch < unflushed < self.batch:
-            self.total = wrap(self.total + unflushed)
-            self.flushed[self.cpu] = self.counts[self.cpu]
+        if self.flush(self.cpu):
+            self.adjust()
+
+    @property
+    def about(self) -> int:
+        return wrap(self.base + self.loose + self.total)
 
     @property
     def value(self) -> int:
-        return wrap(self.base + sum(self.counts))
+        return wrap(self.base + self.loose + sum(self.counts))
+
+    def moved(self, value: int) -> None:
+        """The value is `value` now, which only `base` knows."""
+        self.base = wrap(value - self.loose - sum(self.counts))
+        self.adjust()
+
+    @rule(ns=st.lists(int64, min_size=1, max_size=CONTENDED + 3), choice=st.integers(0))
+    def add_in_another_thread(self, ns: list[int], choice: int) -> None:
+        def add() -> int:
+            os.sched_setaffinity(0, {cpu})
+            for n in ns:
+                self.counter.add(n)
+            return percpu.current_cpu()
+
+        cpu = sorted(self.affinity)[choice % len(self.affinity)]
+        here, self.cpu = self.cpu, self.other.submit(add).result()
+        for n in ns:
+            self.added(n, "there")
+        self.cpu = here
+
+    @rule()
+    def upgrade(self) -> None:
+        self.counter.upgrade()
+        self.lazy = False
+
+    @rule(n=int64, limit=int64, near=st.integers(-3, 3))
+    def try_add(self, n: int, limit: int, near: int) -> None:
+        for bound in (limit, wrap(self.value + n + near)):
+            fits = self.value + n <= bound and LOW <= self.value + n <= HIGH
+            assert self.counter.try_add(n, bound) is fits
+            if fits:
+                self.moved(self.value + n)
+
+    @rule(n=int64, floor=int64, near=st.integers(-3, 3))
+    def try_sub(self, n: int, floor: int, near: int) -> None:
+        for bound in (floor, wrap(self.value - n + near)):
+            fits = self.value - n >= bound and LOW <= self.value - n <= HIGH
+            assert self.counter.try_sub(n, floor=bound) is fits
+            if fits:
+                self.moved(self.value - n)
+
+    @rule()
+    def delta(self) -> None:
+        assert self.counter.delta() == wrap(self.value - self.seen)
+        self.seen = self.value
 
     @rule(n=int64)
     def add(self, n: int) -> None:
@@ -103,12 +212,12 @@ class CounterMachine(RuleBasedStateMachine):
     @rule(value=int64)
     def set(self, value: int) -> None:
         self.counter.set(value)
-        self.base = wrap(value - sum(self.counts))
+        self.moved(value)
 
     @rule(value=int64)
     def exchange(self, value: int) -> None:
         assert self.counter.exchange(value) == self.value
-        self.base = wrap(value - sum(self.counts))
+        self.moved(value)
 
     @rule(rhs=int64, near=st.integers(-3, 3), beyond=st.integers(0, 2**70))
     def compare(self, rhs: int, near: int, beyond: int) -> None:
@@ -136,9 +245,16 @@ class CounterMachine(RuleBasedStateMachine):
         if not hasattr(self, "counter"):
             return
         self.counter.check()
+        self.counter.read()
+        self.adjust()
         assert self.counter.sum() == int(self.counter) == self.value
         assert self.counter.per_cpu() == tuple(self.counts)
-        assert self.counter.read() == wrap(self.base + self.total)
+        assert self.counter.read() == self.about
+        assert self.counter.lazy == self.lazy
+        assert self.counter.batch == self.margin + 1
+        assert self.counter.error == (0 if self.lazy else self.margin * self.cpus)
+        if self.error:
+            assert abs(wrap(self.about - self.value)) <= self.error * abs(self.value)
         value, low, high = self.counter.read_bounds()
         assert value == self.counter.read()
         assert low <= self.counter.sum() <= high

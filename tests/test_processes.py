@@ -125,7 +125,7 @@ def test_a_child_has_copies_of_its_own() -> None:
 def test_children_of_a_busy_process_can_do_everything() -> None:
     """Other threads count, allocate and write remotely at the moment of each fork."""
     pool = PerCpuPool(64)
-    counter, var = PerCpuCounter(batch=2), PerCpuVar("Q")
+    counter, var = PerCpuCounter(batch=2, lazy=False), PerCpuVar("Q")
     stop = threading.Event()
 
     def until_stopped(body: Callable[[], object]) -> Callable[[], None]:
@@ -159,7 +159,7 @@ def test_children_of_a_busy_process_can_do_everything() -> None:
 
 
 def test_a_child_of_a_signal_storm() -> None:
-    counter = PerCpuCounter(batch=1)
+    counter = PerCpuCounter(batch=1, lazy=False)
     with storm(counter.inc, period=0.001):
         for _ in range(5):
             run_forked(lambda: use_everything(counter, PerCpuVar("q"), PerCpuPool(64)))

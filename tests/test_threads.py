@@ -129,7 +129,7 @@ def test_a_remote_write_is_not_undone() -> None:
 
 
 def test_exchange_takes_every_count_once() -> None:
-    counter = PerCpuCounter(batch=8)
+    counter = PerCpuCounter(batch=8, lazy=False)
     taken = [0] * 3
 
     def take(slot: int) -> Callable[[], None]:
@@ -146,7 +146,7 @@ def test_exchange_takes_every_count_once() -> None:
 
 def test_sum_is_exact_at_every_instant() -> None:
     """All adds that returned before sum() was called are in it, and none that began afterwards."""
-    counter = PerCpuCounter(batch=4)
+    counter = PerCpuCounter(batch=4, lazy=False)
     begun, finished = [0] * 4, [0] * 4
     stop = threading.Event()
 
@@ -304,7 +304,7 @@ def test_many_threads_that_live_briefly() -> None:
 
 def test_threads_that_hop_from_cpu_to_cpu(allowed_cpus: list[int]) -> None:
     """Affinity masks change under the operations; the sum is exact all the same."""
-    counter, var = PerCpuCounter(batch=3), PerCpuVar("H")
+    counter, var = PerCpuCounter(batch=3, lazy=False), PerCpuVar("H")
 
     def hop(seed: int) -> Callable[[], None]:
         def run() -> None:

@@ -19,6 +19,9 @@
  * margin that a shrinking stores is half of what would do, so that the value must halve again
  * before the next.
  *
+ * Flushes adjust the margin, and whatever moves `base`; and read(), because an add that began while
+ * the counter was lazy does not flush.
+ *
  * The margin is stored by compare-and-swap from what it was before the value was read, and the
  * value is read again afterwards: a thread that was stalled in between cannot leave a margin behind
  * that the value has long fallen below.

@@ -54,6 +54,7 @@ uint64_t percpu_counter_about(const struct percpu_counter *counter)
 int64_t percpu_counter_read(struct percpu_counter *counter)
 {
     (void)percpu_counter_usable(counter);
+    percpu_counter_adjust(counter);
     return (int64_t)percpu_counter_about(counter);
 }
 
@@ -79,6 +80,12 @@ int64_t percpu_counter_sum(const struct percpu_counter *counter)
 {
     uint64_t base, counts = snapshot(counter, &base);
     return (int64_t)(base + counts);
+}
+
+int64_t percpu_counter_on(const struct percpu_counter *counter, unsigned cpu)
+{
+    percpu_ptr slots = counter_slots(counter);
+    return slots.base != NULL ? (int64_t)counter_load(&counter_slot(slots, cpu)->count) : 0;
 }
 
 int percpu_counter_compare(struct percpu_counter *counter, int64_t rhs)

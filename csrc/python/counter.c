@@ -130,130 +130,24 @@ static PyObject *counter_inplace_subtract(PyObject *op, PyObject *n)
     return Py_NewRef(op);
 }
 
-/* reading ------------------------------------------------------------------------------------ */
+/* closing and the rest ----------------------------------------------------------------------- */
 
-PyDoc_STRVAR(sum_doc,
-             "sum($self, /)\n--\n\n"
-             "Return the exact value: every add that returned before the call is in it.\n\n"
-             "Reads one word of each CPU.");
+PyDoc_STRVAR(upgrade_doc,
+             "upgrade($self, /)\n--\n\n"
+             "Give a lazy counter its memory on each CPU now. Does nothing if it has it.\n\n"
+             "It does so by itself when threads contend for it. Raises :exc:`PoolExhausted`, and\n"
+             "the counter goes on as it is.");
 
-static PyObject *counter_sum(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_counter *self = percpu_py_as_counter(op);
-    return percpu_py_counter_usable(self) ? PyLong_FromLongLong(percpu_counter_sum(&self->counter))
-                                          : NULL;
-}
-
-PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
-                       "Return the approximate value: at most :attr:`error` away from :meth:`sum`\n"
-                       "when no add is under way.\n\n"
-                       "What it costs does not grow with the number of CPUs.");
-
-static PyObject *counter_read(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_counter *self = percpu_py_as_counter(op);
-    return percpu_py_counter_usable(self) ? PyLong_FromLongLong(percpu_counter_read(&self->counter))
-                                          : NULL;
-}
-
-PyDoc_STRVAR(read_bounds_doc,
-             "read_bounds($self, /)\n--\n\n"
-             "Return ``(value, low, high)``: what :meth:`read` says, and the bounds between which\n"
-             ":meth:`sum` is when no add is under way.");
-
-static PyObject *counter_read_bounds(PyObject *op, PyObject *Py_UNUSED(unused))
+static PyObject *counter_upgrade(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     struct percpu_py_counter *self = percpu_py_as_counter(op);
     if (!percpu_py_counter_usable(self))
         return NULL;
-    int64_t value = percpu_counter_read(&self->counter);
-    int64_t error = percpu_counter_error(&self->counter), low, high;
-    if (__builtin_sub_overflow(value, error, &low) || __builtin_add_overflow(value, error, &high)) {
-        /* The value itself may have wrapped around, so the sum may be at the other end. */
-        low = INT64_MIN;
-        high = INT64_MAX;
-    }
-    return Py_BuildValue("(LLL)", (long long)value, (long long)low, (long long)high);
-}
-
-PyDoc_STRVAR(
-    per_cpu_doc,
-    "per_cpu($self, /)\n--\n\n"
-    "Return a tuple of what was added on each CPU since the counter was made.\n\n"
-    "What the counter started with, and what :meth:`set` and :meth:`exchange` moved, is on\n"
-    "no CPU.");
-
-static PyObject *counter_per_cpu(PyObject *op, PyObject *Py_UNUSED(unused))
-{
-    struct percpu_py_counter *self = percpu_py_as_counter(op);
-    if (!percpu_py_counter_usable(self))
-        return NULL;
-    PyObject *counts = PyTuple_New((Py_ssize_t)self->counter.cpus);
-    percpu_ptr count = percpu_ptr_field(self->counter.slots,
-                                        offsetof(struct percpu_counter_slot, count));
-    for (unsigned cpu = 0; counts != NULL && cpu < self->counter.cpus; cpu++) {
-        PyObject *number = PyLong_FromLongLong(percpu_cpu_read_i64(count, cpu));
-        if (number == NULL)
-            Py_CLEAR(counts);
-        else
-            PyTuple_SET_ITEM(counts, (Py_ssize_t)cpu, number);
-    }
-    return counts;
-}
-
-/* comparing and setting ------------------------------------------------------------------------ */
-
-PyDoc_STRVAR(
-    compare_doc,
-    "compare($self, rhs, /)\n--\n\n"
-    "Return -1, 0 or 1 as the value is below, equal to or above `rhs`.\n\n"
-    "`rhs` is an int of any size, what has ``__index__``, or a counter. Sums only if\n"
-    ":meth:`read` is too close to `rhs` to tell. The operators ``<``, ``==`` and so on do\n"
-    "the same, and compare the sum with floats too.");
-
-static PyObject *counter_compare(PyObject *op, PyObject *rhs)
-{
-    PyObject *number = PyIndex_Check(rhs) ? PyNumber_Index(rhs) : Py_NewRef(rhs);
-    if (number == NULL)
-        return NULL;
-    enum percpu_py_comparison result = percpu_py_counter_compare(percpu_py_as_counter(op), number);
-    Py_DECREF(number);
-    if (result == PERCPU_PY_NOT_COMPARABLE)
-        percpu_py_reject(PyExc_TypeError, "rhs", rhs, "an int or a PerCpuCounter");
-    return result == PERCPU_PY_RAISED || result == PERCPU_PY_NOT_COMPARABLE
-               ? NULL
-               : PyLong_FromLong(result);
-}
-
-PyDoc_STRVAR(exchange_doc,
-             "exchange($self, value, /)\n--\n\n"
-             "Make the value `value`, and return what it was.\n\n"
-             "An add that races with it is not lost: it counts before or after. `value` is an int\n"
-             "from -2**63 to 2**63 - 1 (:exc:`OverflowError`).");
-
-static PyObject *counter_exchange(PyObject *op, PyObject *value)
-{
-    struct percpu_py_counter *self = percpu_py_as_counter(op);
-    int64_t number;
-    if (percpu_py_int64(value, "value", &number) != 0 || !percpu_py_counter_usable(self))
-        return NULL;
-    return PyLong_FromLongLong(percpu_counter_exchange(&self->counter, number));
-}
-
-PyDoc_STRVAR(set_doc, "set($self, value, /)\n--\n\n"
-                      "Make the value `value`, as :meth:`exchange` does.");
-
-static PyObject *counter_set(PyObject *op, PyObject *value)
-{
-    struct percpu_py_counter *self = percpu_py_as_counter(op);
-    int64_t number;
-    if (percpu_py_int64(value, "value", &number) != 0 || !percpu_py_counter_usable(self))
-        return NULL;
-    percpu_counter_set(&self->counter, number);
+    if (percpu_counter_upgrade(&self->counter) != 0 &&
+        !(percpu_py_collect_deferred() && percpu_counter_upgrade(&self->counter) == 0))
+        return percpu_py_counter_raise_no_memory(Py_TYPE(op), errno);
     Py_RETURN_NONE;
 }
-
-/* closing and the rest ----------------------------------------------------------------------- */
 
 PyDoc_STRVAR(check_doc,
              "check($self, /)\n--\n\n"
@@ -303,15 +197,21 @@ static PyObject *counter_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
     return counter_close(op, NULL);
 }
 
+static long long batch_of(const struct percpu_py_counter *self)
+{
+    return (long long)__atomic_load_n(&self->counter.margin, __ATOMIC_RELAXED) + 1;
+}
+
 static PyObject *counter_repr(PyObject *op)
 {
     struct percpu_py_counter *self = percpu_py_as_counter(op);
     const char *name = percpu_py_type_name(op);
     if (percpu_py_is_closed(&self->closed))
         return PyUnicode_FromFormat("<%s closed>", name);
-    return PyUnicode_FromFormat(
-        "<%s %lld batch=%lld mode=%s cpus=%u>", name, (long long)percpu_counter_sum(&self->counter),
-        (long long)self->counter.margin + 1, percpu_py_mode_name(), self->counter.cpus);
+    return PyUnicode_FromFormat("<%s %lld batch=%lld mode=%s cpus=%u%s>", name,
+                                (long long)percpu_counter_sum(&self->counter), batch_of(self),
+                                percpu_py_mode_name(), self->counter.cpus,
+                                percpu_counter_is_lazy(&self->counter) ? " lazy" : "");
 }
 
 static PyMethodDef counter_methods[] = {
@@ -319,13 +219,20 @@ static PyMethodDef counter_methods[] = {
     {"sub", counter_sub, METH_O, sub_doc},
     {"inc", counter_inc, METH_NOARGS, inc_doc},
     {"dec", counter_dec, METH_NOARGS, dec_doc},
-    {"read", counter_read, METH_NOARGS, read_doc},
-    {"read_bounds", counter_read_bounds, METH_NOARGS, read_bounds_doc},
-    {"sum", counter_sum, METH_NOARGS, sum_doc},
-    {"per_cpu", counter_per_cpu, METH_NOARGS, per_cpu_doc},
-    {"compare", counter_compare, METH_O, compare_doc},
-    {"exchange", counter_exchange, METH_O, exchange_doc},
-    {"set", counter_set, METH_O, set_doc},
+#define NOARGS(name) METHOD(name, percpu_py_counter_##name##_method, METH_NOARGS)
+#define O(name) METHOD(name, percpu_py_counter_##name##_method, METH_O)
+#define KEYWORDS(name)                                                                             \
+    METHOD(name, (PyCFunction)(void (*)(void))percpu_py_counter_##name##_method,                   \
+           METH_FASTCALL | METH_KEYWORDS)
+#define METHOD(name, function, flags) {#name, function, flags, percpu_py_counter_##name##_doc},
+    PERCPU_PY_COUNTER_VALUE_METHODS(NOARGS, O, KEYWORDS)
+#undef METHOD
+#undef KEYWORDS
+#undef O
+#undef NOARGS
+        {"many", (PyCFunction)(void (*)(void))percpu_py_counter_many,
+         METH_FASTCALL | METH_KEYWORDS | METH_CLASS, percpu_py_counter_many_doc},
+    {"upgrade", counter_upgrade, METH_NOARGS, upgrade_doc},
     {"check", counter_check, METH_NOARGS, check_doc},
     {"close", counter_close, METH_NOARGS, close_doc},
     {"__format__", percpu_py_counter_format, METH_O, percpu_py_counter_format_doc},
@@ -336,12 +243,17 @@ static PyMethodDef counter_methods[] = {
 
 static PyObject *get_batch(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(percpu_py_as_counter(op)->counter.margin + 1);
+    return PyLong_FromLongLong(batch_of(percpu_py_as_counter(op)));
 }
 
 static PyObject *get_error(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromLongLong(percpu_counter_error(&percpu_py_as_counter(op)->counter));
+}
+
+static PyObject *get_lazy(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(percpu_counter_is_lazy(&percpu_py_as_counter(op)->counter));
 }
 
 static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
@@ -357,9 +269,14 @@ static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 
 static PyGetSetDef counter_attributes[] = {
     {"batch", get_batch, NULL,
-     "How much a CPU adds before read() shows it: at most batch - 1 is left out.", NULL},
+     "How much a CPU adds before read() shows it: at most batch - 1 is left out. Follows the value "
+     "if the counter was made with a relative error.",
+     NULL},
     {"error", get_error, NULL,
-     "How far read() may be from sum() when no add is under way: (batch - 1) * CPUs.", NULL},
+     "How far read() may be from sum() when no add is under way: (batch - 1) * CPUs; 0 while the "
+     "counter is lazy.",
+     NULL},
+    {"lazy", get_lazy, NULL, "Whether the counter has no memory on each CPU yet.", NULL},
     {"pool", get_pool, NULL, "The PerCpuPool that was given, or None.", NULL},
     {"closed", get_closed, NULL, "Whether the counter or its pool was closed.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -373,22 +290,29 @@ static PyMemberDef counter_members[] = {
 
 PyDoc_STRVAR(
     counter_doc,
-    "PerCpuCounter(value=0, *, batch=32, pool=None)\n--\n\n"
+    "PerCpuCounter(value=0, *, batch=None, error=None, lazy=None, pool=None)\n--\n\n"
     "One number that all threads add to, with no lock and no atomic instruction.\n\n"
     "Each CPU counts for itself, and adds what it has to a shared total when that reaches\n"
-    "`batch`. :meth:`sum` is exact; :meth:`read` is cheap and at most ``(batch - 1) * CPUs``\n"
-    "away from it.\n"
+    "`batch` (32). :meth:`sum` is exact; :meth:`read` is cheap and at most\n"
+    "``(batch - 1) * CPUs`` away from it. Instead of a batch, `error` can say how far: an int is\n"
+    "an amount, a float between 0 and 1 is a part of the value, and the batch then follows the\n"
+    "value.\n\n"
+    "A counter is `lazy` at first: it has no memory on each CPU, the first thread that adds to it\n"
+    "does so as to a number of its own, and others add atomically. When they have done that 32\n"
+    "times, or :meth:`upgrade` is called, it takes its memory and all threads count per CPU, with\n"
+    "nothing stopped, moved or lost. ``lazy=False`` does that at once.\n\n"
     "``int(c)`` and ``float(c)`` are the sum, and ``f'{c:,}'`` formats it. ``c += n`` adds,\n"
     "``c < n`` and so on compare with ints, floats and counters, ``bool(c)`` is whether it is\n"
     "not 0. There is no ``c + n``: for arithmetic take ``c.sum()``. `pool` is a\n"
-    ":class:`PerCpuPool` to take the memory from, 16 bytes on each CPU; None: a pool of the\n"
-    "process.\n\n"
+    ":class:`PerCpuPool` to take the memory from, 16 bytes on each CPU, at once; None: a pool of\n"
+    "the process.\n\n"
     "Arithmetic is modulo 2**64; a value that fits a signed 64-bit integer is right, whatever the\n"
     "way to it. The algorithm is that of the Linux kernel's ``lib/percpu_counter.c``, but each\n"
     "CPU's word is only ever added to, so that no reader needs a lock to see completed adds.\n\n"
     "Raises :exc:`TypeError` for what is not an int, :exc:`OverflowError` for ints out of range,\n"
-    ":exc:`ValueError` for a `batch` that is not from 1 to 2**48 or a pool whose items are too\n"
-    "small, :exc:`PoolExhausted`, and :exc:`ClosedError` once it was closed.");
+    ":exc:`ValueError` for a `batch` that is not from 1 to 2**48, an `error` that is none of the\n"
+    "above, both of them, ``lazy=True`` with a `pool`, or a pool whose items are too small,\n"
+    ":exc:`PoolExhausted`, and :exc:`ClosedError` once it was closed.");
 
 static PyType_Slot counter_slots[] = {
     {Py_tp_doc, (void *)counter_doc},

@@ -38,6 +38,38 @@ PyObject *percpu_py_counter_make(PyTypeObject *type, PyObject *const *values);
 /* Give its memory back, if it came that far. */
 void percpu_py_counter_give_back(struct percpu_py_counter *self);
 
+/* No memory for a counter, or another `error` of the core. NULL. */
+void *percpu_py_counter_raise_no_memory(PyTypeObject *type, int error);
+
+/* PerCpuCounter.many(). */
+PyObject *percpu_py_counter_many(PyObject *type, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames);
+extern const char percpu_py_counter_many_doc[];
+
+/* The methods of counter_value.c, each with its docstring, by what they take. */
+#define PERCPU_PY_COUNTER_VALUE_METHODS(NOARGS, O, KEYWORDS)                                       \
+    NOARGS(sum)                                                                                    \
+    NOARGS(read)                                                                                   \
+    NOARGS(read_bounds)                                                                            \
+    NOARGS(delta)                                                                                  \
+    NOARGS(per_cpu)                                                                                \
+    O(compare)                                                                                     \
+    O(exchange)                                                                                    \
+    O(set)                                                                                         \
+    KEYWORDS(try_add)                                                                              \
+    KEYWORDS(try_sub)
+
+#define PERCPU_PY_DECLARE(name)                                                                    \
+    PyObject *percpu_py_counter_##name##_method(PyObject *op, PyObject *argument);                 \
+    extern const char percpu_py_counter_##name##_doc[];
+#define PERCPU_PY_DECLARE_KEYWORDS(name)                                                           \
+    PyObject *percpu_py_counter_##name##_method(PyObject *op, PyObject *const *args,               \
+                                                Py_ssize_t nargs, PyObject *kwnames);              \
+    extern const char percpu_py_counter_##name##_doc[];
+PERCPU_PY_COUNTER_VALUE_METHODS(PERCPU_PY_DECLARE, PERCPU_PY_DECLARE, PERCPU_PY_DECLARE_KEYWORDS)
+#undef PERCPU_PY_DECLARE
+#undef PERCPU_PY_DECLARE_KEYWORDS
+
 /* The sign of self - other; the other two are beyond those. `other` is an int of any size or a
  * counter, or it is not comparable; compare() makes an int of what has __index__ before. */
 enum percpu_py_comparison {

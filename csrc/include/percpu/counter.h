@@ -107,8 +107,8 @@ PERCPU_API int percpu_counter_init_many(struct percpu_counter *counters, size_t 
 /*
  * Choose the batch by how far read() may be from sum(), before the counter is used: the largest
  * batch that keeps it within `error`, if that is 1 or more; within `error` times the value if it is
- * above 0 and below 1. That batch follows the value: it is adjusted when a CPU flushes or the value
- * is set, and when it shrinks, which costs a fence (rseq.h), all CPUs are flushed. Returns 0; -1
+ * above 0 and below 1. That batch follows the value: it is adjusted when a CPU flushes and when the
+ * value is set or read; when it shrinks, which costs a fence (rseq.h), all CPUs are flushed. Returns 0; -1
  * with errno EINVAL for an error that is neither.
  */
 PERCPU_API int percpu_counter_set_error(struct percpu_counter *counter, double error);
@@ -210,6 +210,10 @@ PERCPU_API int64_t percpu_counter_read_bounds(struct percpu_counter *counter, in
 
 /* The exact value: reads one word of each CPU. Thread-safe, async-signal-safe. */
 PERCPU_API int64_t percpu_counter_sum(const struct percpu_counter *counter);
+
+/* What was added on CPU `cpu`, which must be below counter->cpus: 0 as long as there is no per-CPU
+ * memory. Thread-safe, async-signal-safe. */
+PERCPU_API int64_t percpu_counter_on(const struct percpu_counter *counter, unsigned cpu);
 
 /*
  * -1, 0 or 1 as the value is below, equal to or above `rhs`. Sums only if read() is too close to
