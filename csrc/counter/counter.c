@@ -204,8 +204,8 @@ void percpu_counter_add_slow(struct percpu_counter *counter, uint64_t n)
     struct percpu_op op = {.code = PERCPU_OP_ADD, .width = 8, .p = counter_slots(counter), .x = n};
     percpu_slow(&op);
     struct percpu_counter_slot *slot = op.copy;
-    /* Mode none: pairs with the fence in percpu_counter_adjust(). */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (counter->error > 0) /* no section: pairs with the one in error.c */
+        counter_meet(counter);
     if (!within_batch(counter, op.old + n - counter_load(&slot->flushed)))
         percpu_counter_flush(counter, slot);
 }

@@ -15,9 +15,9 @@
  *   (S3) load every count, flush              (A3) unflushed too much: flush
  *
  * The membarrier is a full barrier on every CPU that runs a thread of the process, so an add whose
- * A1 is not seen by S3 has its A2 after S1. (In mode none there is a fence between A1 and A2.) The
- * margin that a shrinking stores is half of what would do, so that the value must halve again
- * before the next.
+ * A1 is not seen by S3 has its A2 after S1. (In mode none both threads do an atomic operation on one
+ * word instead, after S1 and A1.) The margin that a shrinking stores is half of what would do, so
+ * that the value must halve again before the next.
  *
  * Flushes adjust the margin, and whatever moves `base`; and read(), because an add that began while
  * the counter was lazy does not flush.
@@ -48,13 +48,13 @@ static PERCPU_COLD void adjust(struct percpu_counter *counter)
         bool shrink = margin > most;
         if (!shrink && most <= 2 * margin + 1)
             return;
-        /* Sequentially consistent: the fence below does not exist in mode none. */
+        /* Sequentially consistent: the store must not sink into the fence. */
         if (!__atomic_compare_exchange_n(&counter->margin, &margin, shrink ? most / 2 : most, false,
                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
             continue;
         if (shrink) {
             if (percpu_rseq_fence(-1) != 0)
-                __atomic_thread_fence(__ATOMIC_SEQ_CST);
+                counter_meet(counter);
             percpu_counter_flush_all(counter);
         }
     }

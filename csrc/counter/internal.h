@@ -16,6 +16,22 @@ static inline uint64_t counter_load(const uint64_t *word)
     return __atomic_load_n(word, __ATOMIC_RELAXED);
 }
 
+/* Everything loaded so far is older than what is loaded from here on. */
+static inline void counter_loaded(void)
+{
+#ifdef __SANITIZE_THREAD__ /* does not know fences, and runs where loads stay in order */
+    __asm__ __volatile__("" ::: "memory");
+#else
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+}
+
+/* Of two threads that come here, the one that comes later sees what the other stored before. */
+static inline void counter_meet(struct percpu_counter *counter)
+{
+    __atomic_fetch_add(&counter->remote_adds, 0, __ATOMIC_SEQ_CST);
+}
+
 /* The slots as they are now. Acquire: pairs with the release in percpu_counter_upgrade(). */
 static inline percpu_ptr counter_slots(const struct percpu_counter *counter)
 {

@@ -37,7 +37,7 @@ static uint64_t snapshot(const struct percpu_counter *counter, uint64_t *base)
         uint32_t begun = __atomic_load_n(&counter->exchanges_begun, __ATOMIC_ACQUIRE);
         *base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
         uint64_t counts = sum_counts(counter);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        counter_loaded();
         if (counter_load(&counter->base) == *base ||
             (begun == ended &&
              __atomic_load_n(&counter->exchanges_begun, __ATOMIC_RELAXED) == begun))
