@@ -22,6 +22,8 @@ try:
         PerCpuFreeList,
         PerCpuItem,
         PerCpuPool,
+        PerCpuStat,
+        PerCpuStats,
         PerCpuVar,
         PoolExhausted,
         current_cid,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from percpu._info import Info
     from percpu._map import PoolMap
     from percpu._pool_set import PerCpuPoolSet
+    from percpu._stats_snapshot import StatsDifference, StatsSnapshot
 
 __version__ = "0.1.0"
 
@@ -55,9 +58,13 @@ __all__ = [
     "PerCpuItem",
     "PerCpuPool",
     "PerCpuPoolSet",
+    "PerCpuStat",
+    "PerCpuStats",
     "PerCpuVar",
     "PoolExhausted",
     "PoolMap",
+    "StatsDifference",
+    "StatsSnapshot",
     "__version__",
     "current_cid",
     "current_cpu",
@@ -90,6 +97,8 @@ _SELDOM = {
     "Info": "percpu._info",
     "PerCpuPoolSet": "percpu._pool_set",
     "PoolMap": "percpu._map",
+    "StatsDifference": "percpu._stats_snapshot",
+    "StatsSnapshot": "percpu._stats_snapshot",
 }
 """In which module what is seldom needed is: it is imported when it is asked for."""
 

@@ -40,16 +40,23 @@ static int check_environment(void)
     return -1;
 }
 
+static int (*const add_types[])(PyObject *module, struct percpu_py_state *state) = {
+    percpu_py_add_errors, /* first: the others raise them */
+    percpu_py_add_pool,     percpu_py_add_item,  percpu_py_add_copy,
+    percpu_py_add_memory,   percpu_py_add_var,   percpu_py_add_counter,
+    percpu_py_add_freelist, percpu_py_add_stats, percpu_py_add_stat,
+};
+
 static int module_exec(PyObject *module)
 {
     struct percpu_py_state *state = PyModule_GetState(module);
-    if (check_environment() != 0 || percpu_py_add_errors(module, state) != 0 ||
-        percpu_py_add_pool(module, state) != 0 || percpu_py_add_item(module, state) != 0 ||
-        percpu_py_add_copy(module, state) != 0 || percpu_py_add_memory(module, state) != 0 ||
-        percpu_py_add_var(module, state) != 0 || percpu_py_add_counter(module, state) != 0 ||
-        percpu_py_add_freelist(module, state) != 0 || percpu_py_add_noop(module) != 0 ||
-        percpu_py_add_cpu(module) != 0 || percpu_py_add_race(module) != 0 ||
-        percpu_py_add_classes(module) != 0)
+    if (check_environment() != 0)
+        return -1;
+    for (size_t i = 0; i < sizeof add_types / sizeof *add_types; i++)
+        if (add_types[i](module, state) != 0)
+            return -1;
+    if (percpu_py_add_noop(module) != 0 || percpu_py_add_cpu(module) != 0 ||
+        percpu_py_add_race(module) != 0 || percpu_py_add_classes(module) != 0)
         return -1;
     return 0;
 }
@@ -64,6 +71,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->var_type);
     Py_VISIT(state->counter_type);
     Py_VISIT(state->freelist_type);
+    Py_VISIT(state->stats_type);
+    Py_VISIT(state->stat_type);
     Py_VISIT(state->pool_exhausted);
     Py_VISIT(state->corruption_error);
     Py_VISIT(state->closed_error);
@@ -80,6 +89,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->var_type);
     Py_CLEAR(state->counter_type);
     Py_CLEAR(state->freelist_type);
+    Py_CLEAR(state->stats_type);
+    Py_CLEAR(state->stat_type);
     Py_CLEAR(state->pool_exhausted);
     Py_CLEAR(state->corruption_error);
     Py_CLEAR(state->closed_error);

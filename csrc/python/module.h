@@ -39,6 +39,8 @@ struct percpu_py_state {
     PyTypeObject *var_type;
     PyTypeObject *counter_type;
     PyTypeObject *freelist_type;
+    PyTypeObject *stats_type;
+    PyTypeObject *stat_type;
     PyObject *pool_exhausted;
     PyObject *corruption_error;
     PyObject *closed_error;
@@ -62,6 +64,8 @@ int percpu_py_add_memory(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_var(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_counter(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_freelist(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_stats(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_stat(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_noop(PyObject *module);
 int percpu_py_add_cpu(PyObject *module);     /* functions */
 int percpu_py_add_race(PyObject *module);    /* functions */
