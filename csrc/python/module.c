@@ -41,10 +41,18 @@ static int check_environment(void)
 }
 
 static int (*const add_types[])(PyObject *module, struct percpu_py_state *state) = {
+    /* clang-format off: one to a line */
     percpu_py_add_errors, /* first: the others raise them */
-    percpu_py_add_pool,     percpu_py_add_item,  percpu_py_add_copy,
-    percpu_py_add_memory,   percpu_py_add_var,   percpu_py_add_counter,
-    percpu_py_add_freelist, percpu_py_add_stats, percpu_py_add_stat,
+    percpu_py_add_pool,
+    percpu_py_add_item,
+    percpu_py_add_copy,
+    percpu_py_add_memory,
+    percpu_py_add_var,
+    percpu_py_add_counter,
+    percpu_py_add_freelist,
+    percpu_py_add_stats,
+    percpu_py_add_stat,
+    /* clang-format on */
 };
 
 static int module_exec(PyObject *module)
