@@ -72,6 +72,17 @@ def add(counter: percpu.PerCpuCounter) -> Call:
     return Call("c.add(1)", "c.add(1)", {"c": counter})
 
 
+def stat_calls(stats: percpu.PerCpuStats) -> tuple[Call, Call, Call]:
+    """Return calls that add 1 to a count: by its handle, by the stats with that or with a name."""
+    name = stats.names[len(stats) // 2]
+    handle = stats.handle(name)
+    return (
+        Call("h.inc()", "h.inc()", {"h": handle}),
+        Call("s.inc(h)", "s.inc(h)", {"s": stats, "h": handle}),
+        Call("s.inc('name')", f"s.inc({name!r})", {"s": stats}),
+    )
+
+
 def all_calls() -> list[Call]:
     """Return everything for the race's second table."""
     return [

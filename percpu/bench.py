@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import percpu
-from percpu import _calls, _core, _harness, _machine
+from percpu import _bench_stats, _calls, _core, _harness, _machine
 from percpu._harness import EMPTY, HANDOVER, POOL, RING, ROBUST, Run, race_once
 from percpu._stats import Spread
 
@@ -255,6 +255,7 @@ def _python_lines() -> list[Line]:
         Line(add, noop_1, 1.60 if aimed_at else None),
         Line(shared, Subject("a counter each", _two_threads(two)), 1.30, gil or _one_cpu()),
         Line(Subject("empty Python loop", _call(_calls.EMPTY_LOOP)), noop, None),
+        *_bench_stats.lines(_call, aimed_at),
     ]
 
 

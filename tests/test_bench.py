@@ -31,6 +31,8 @@ TARGETS = {
     "Python c.inc() / no-op method": 1.35,
     "Python c.add(1) / no-op method(1)": 1.60,
     "Python shared c, 2 threads / a counter each": 1.30,
+    "Python h.inc() / Python c.inc()": 1.30,
+    "Python s.inc(h) / Python c.inc()": 1.30,
 }
 
 
@@ -42,7 +44,7 @@ def test_every_target_has_its_line() -> None:
     aimed_at = _machine.gil_enabled() and sys.version_info < (3, 14)
     for title, target in TARGETS.items():
         line = lines[title.format(few=few)]
-        for_python = title.startswith("Python c.")
+        for_python = title.startswith(("Python c.", "Python h.", "Python s."))
         assert line.target == (target if aimed_at or not for_python else None), title
     others = {line.subject.name for line in lines.values() if line.target is None}
     assert others >= {

@@ -41,7 +41,7 @@ static int check_environment(void)
 }
 
 static int (*const add_types[])(PyObject *module, struct percpu_py_state *state) = {
-    /* clang-format off: one to a line */
+    /* clang-format off */
     percpu_py_add_errors, /* first: the others raise them */
     percpu_py_add_pool,
     percpu_py_add_item,
