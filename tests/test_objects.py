@@ -168,6 +168,8 @@ def test_subclasses_work_and_take_the_same_arguments() -> None:
 
 def test_pictures_say_what_matters() -> None:
     counter = PerCpuCounter(-5, batch=64)
+    assert repr(counter) == f"<PerCpuCounter -5 batch=64 mode={MODE} cpus={CPUS} lazy>"
+    counter.upgrade()
     assert repr(counter) == f"<PerCpuCounter -5 batch=64 mode={MODE} cpus={CPUS}>"
     assert repr(PerCpuVar("h", 3)) == f"<PerCpuVar 'h' sum={3 * CPUS} mode={MODE} cpus={CPUS}>"
     assert f"sum={0.5 * CPUS}" in repr(PerCpuVar("d", 0.5))

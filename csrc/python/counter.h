@@ -53,6 +53,7 @@ extern const char percpu_py_counter_many_doc[];
     NOARGS(read_bounds)                                                                            \
     NOARGS(delta)                                                                                  \
     NOARGS(per_cpu)                                                                                \
+    O(add_many)                                                                                    \
     O(compare)                                                                                     \
     O(exchange)                                                                                    \
     O(set)                                                                                         \

@@ -4,6 +4,7 @@
  * exchanging, limits.
  */
 #include "counter.h"
+#include "numbers.h"
 
 /* reading ------------------------------------------------------------------------------------ */
 
@@ -132,6 +133,48 @@ PyObject *percpu_py_counter_delta_method(PyObject *op, PyObject *Py_UNUSED(unuse
     return percpu_py_counter_usable(self)
                ? PyLong_FromLongLong(percpu_counter_delta(&self->counter))
                : NULL;
+}
+
+/* adding many -------------------------------------------------------------------------------- */
+
+static int64_t sum_of(const struct percpu_py_numbers *numbers)
+{
+    uint64_t block[PERCPU_PY_BLOCK], sum = 0;
+    for (size_t done = 0; done < numbers->count; done += percpu_py_block(numbers, done)) {
+        size_t count = percpu_py_block(numbers, done);
+        percpu_py_numbers_integers(numbers, done, count, block);
+        for (size_t i = 0; i < count; i++)
+            sum += block[i];
+    }
+    return (int64_t)sum;
+}
+
+const char percpu_py_counter_add_many_doc[] =
+    "add_many($self, values, /)\n--\n\n"
+    "Add the sum of `values`: an array, or any other buffer of one dimension, of ints.\n\n"
+    "A NumPy array is read where it is, whatever its strides and byte order; other threads may\n"
+    "run meanwhile. Raises :exc:`TypeError` for other objects, and for floats.";
+
+PyObject *percpu_py_counter_add_many_method(PyObject *op, PyObject *values)
+{
+    struct percpu_py_counter *self = percpu_py_as_counter(op);
+    struct percpu_py_numbers numbers;
+    int64_t sum;
+    if (!percpu_py_counter_usable(self) ||
+        percpu_py_numbers_open(&numbers, values, "values", false) != 0)
+        return NULL;
+    if (numbers.count < PERCPU_PY_MANY_NUMBERS) {
+        sum = sum_of(&numbers);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        sum = sum_of(&numbers);
+        Py_END_ALLOW_THREADS
+    }
+    percpu_py_numbers_close(&numbers);
+    if (!percpu_py_counter_usable(self)) /* somebody may have closed it meanwhile */
+        return NULL;
+    percpu_counter_add(&self->counter, sum);
+    Py_RETURN_NONE;
 }
 
 /* limits ------------------------------------------------------------------------------------- */
