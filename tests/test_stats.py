@@ -221,14 +221,17 @@ def test_a_sum_beyond_64_bits_wraps(allowed_cpus: list[int]) -> None:
 # ---- add_at ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "<i8", "=u2"])
+@pytest.mark.parametrize(
+    "kind", ["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "<i8", "=u2", ">i4", ">u8"]
+)
 @pytest.mark.parametrize("step", [1, 3, -2])
 def test_integers_of_every_type_are_taken_as_they_are(kind: str, step: int) -> None:
     stats = PerCpuStats(f"{i}" for i in range(100))
     rng = np.random.default_rng(1)
     indices = rng.integers(0, 100, 1000).astype(kind)[::step]
     info = np.iinfo(kind)
-    weights = rng.integers(info.min, info.max, 1000, dtype=kind, endpoint=True)[::step]
+    weights = rng.integers(info.min, info.max, 1000, info.dtype.newbyteorder("="), endpoint=True)
+    weights = weights.astype(kind)[::step]
     stats.add_at(indices, weights)
     expected = [0] * 100
     for i, n in zip(indices.tolist(), weights.tolist(), strict=True):
@@ -271,11 +274,10 @@ def test_one_bad_index_and_nothing_is_added(count: int, value: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        (([0],), TypeError, "indices must be a buffer of integers.* not list"),
-        ((0,), TypeError, "indices must be a buffer of integers.* not int 0"),
-        ((np.zeros(2),), TypeError, "indices must be integers .* not of format 'd'"),
+        (([0],), TypeError, "indices must be a buffer of ints.* not list"),
+        ((0,), TypeError, "indices must be a buffer of ints.* not int 0"),
+        ((np.zeros(2),), TypeError, "indices must be a buffer of ints .* not of format 'd'"),
         ((np.zeros(2, bool),), TypeError, r"not of format '\?'"),
-        ((np.zeros(2, ">i4"),), TypeError, "byte order, not of format '>i'"),
         ((np.zeros((2, 1), int),), ValueError, "indices must have 1 dimension, not 2"),
         ((np.array(0),), ValueError, "indices must have 1 dimension, not 0"),
         ((np.zeros(2, "i4,i4"),), TypeError, "not of format 'T"),
@@ -283,9 +285,9 @@ def test_one_bad_index_and_nothing_is_added(count: int, value: int) -> None:
         ((b"", b"\1"), ValueError, "as many as indices, 0, not 1"),
         ((b"\0", 1.5), TypeError, "weights must be an int, a buffer .* not float 1.5"),
         ((b"\0", [1]), TypeError, "weights must be an int, a buffer .* not list"),
-        ((b"\0", np.zeros(1)), TypeError, "weights must be integers"),
+        ((b"\0", np.zeros(1)), TypeError, "weights must be a buffer of ints"),
         ((b"\0", np.zeros((1, 1), int)), ValueError, "weights must have 1 dimension"),
-        ((b"\0", np.float64(1)), TypeError, "weights must be integers"),
+        ((b"\0", np.float64(1)), TypeError, "weights must be a buffer of ints"),
         ((), TypeError, "missing the argument 'indices'"),
     ],
 )

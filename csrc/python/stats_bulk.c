@@ -3,125 +3,37 @@
  * stats_bulk.c - PerCpuStats.add_at(): many adds out of buffers, without the GIL.
  *
  * Whoever else writes to the buffers meanwhile must not make us write out of bounds. So numbers are
- * brought to 64 bits in pieces of our own, and what is checked is what is used: all pieces once
- * before anything is added, and each again when it is.
+ * copied a block at a time (numbers.h), and what is checked is what is used: all blocks once before
+ * anything is added, and each again when it is.
  */
+#include "numbers.h"
 #include "stats.h"
-
-#include <string.h>
-
-enum { PIECE = 256, HOLD_THE_GIL = 256 };
-
-/* buffers of integers ------------------------------------------------------------------------ */
-
-struct column {
-    Py_buffer view;
-    const char *start;
-    Py_ssize_t step, count;
-    size_t width;
-    bool is_signed;
-};
-
-/* The one letter of a format of integers in this machine's byte order; 0 of any other. */
-static char letter_of(const Py_buffer *view)
-{
-    const char *format = view->format != NULL ? view->format : "B";
-    if (*format == '@' || *format == '=' || *format == '<' ||
-        (*format != '\0' && view->itemsize == 1 && strchr(">!", *format) != NULL))
-        format++;
-    bool known = *format != '\0' && format[1] == '\0' && strchr("bBhHiIlLqQnN", *format) != NULL;
-    bool sized = view->itemsize == 1 || view->itemsize == 2 || view->itemsize == 4 ||
-                 view->itemsize == 8;
-    return known && sized ? *format : '\0';
-}
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "'<' is this machine's byte order");
-
-/* 0; -1 with an exception. PyBuffer_Release(&column->view) in the first case alone. */
-static int open_column(struct column *column, PyObject *given, const char *name)
-{
-    if (!PyObject_CheckBuffer(given))
-        return percpu_py_reject(PyExc_TypeError, name, given,
-                                "a buffer of integers: an array, a "
-                                "memoryview, a NumPy array");
-    if (PyObject_GetBuffer(given, &column->view, PyBUF_FORMAT | PyBUF_STRIDES) != 0)
-        return -1;
-    const Py_buffer *view = &column->view;
-    char letter = letter_of(view);
-    if (letter == '\0' || view->ndim != 1) {
-        if (letter == '\0')
-            PyErr_Format(PyExc_TypeError,
-                         "%s must be integers of this machine's byte order, not of format '%s'",
-                         name, view->format != NULL ? view->format : "B");
-        else
-            PyErr_Format(PyExc_ValueError, "%s must have 1 dimension, not %d", name, view->ndim);
-        PyBuffer_Release(&column->view);
-        return -1;
-    }
-    column->start = view->buf;
-    column->step = view->strides[0];
-    column->count = view->shape[0];
-    column->width = (size_t)view->itemsize;
-    column->is_signed = strchr("bhilqn", letter) != NULL;
-    return 0;
-}
-
-/* Numbers `from` and on, brought to 64 bits. The CPU need not have them aligned. */
-static void fetch(const struct column *column, Py_ssize_t from, size_t count, uint64_t *numbers)
-{
-    const char *at = column->start + from * column->step;
-    unsigned shift = 64 - 8 * (unsigned)column->width;
-    for (size_t i = 0; i < count; i++, at += column->step) {
-        uint64_t number = 0;
-        switch (column->width) {
-        case 1:
-            memcpy(&number, at, 1);
-            break;
-        case 2:
-            memcpy(&number, at, 2);
-            break;
-        case 4:
-            memcpy(&number, at, 4);
-            break;
-        default:
-            memcpy(&number, at, 8);
-        }
-        numbers[i] = column->is_signed ? (uint64_t)((int64_t)(number << shift) >> shift) : number;
-    }
-}
-
-/* adding ------------------------------------------------------------------------------------- */
 
 struct bulk {
     const struct percpu_stats *stats;
-    struct column indices, weights; /* weights.count 0: `weight` for all */
+    struct percpu_py_numbers indices, weights; /* weights.count 0: `weight` for all */
     int64_t weight;
-    Py_ssize_t bad; /* the position of an index that is none, or -1 */
+    size_t bad;     /* the position of an index that is none, or indices.count */
     uint64_t found; /* what it is */
 };
 
-static size_t piece_at(const struct bulk *bulk, Py_ssize_t from)
-{
-    Py_ssize_t left = bulk->indices.count - from;
-    return left < PIECE ? (size_t)left : PIECE;
-}
-
-static bool is_bad(struct bulk *bulk, const uint64_t *indices, size_t at, Py_ssize_t from)
+static bool is_bad(struct bulk *bulk, const uint64_t *indices, size_t at, size_t first)
 {
     if (indices[at] < bulk->stats->n)
         return false;
-    bulk->bad = from + (Py_ssize_t)at;
+    bulk->bad = first + at;
     bulk->found = indices[at];
     return true;
 }
 
 static bool check_all(struct bulk *bulk)
 {
-    uint64_t indices[PIECE];
-    for (Py_ssize_t from = 0; from < bulk->indices.count; from += PIECE) {
-        size_t count = piece_at(bulk, from);
-        fetch(&bulk->indices, from, count, indices);
+    uint64_t indices[PERCPU_PY_BLOCK];
+    for (size_t first = 0; first < bulk->indices.count; first += PERCPU_PY_BLOCK) {
+        size_t count = percpu_py_block(&bulk->indices, first);
+        percpu_py_numbers_integers(&bulk->indices, first, count, indices);
         for (size_t i = 0; i < count; i++)
-            if (is_bad(bulk, indices, i, from))
+            if (is_bad(bulk, indices, i, first))
                 return false;
     }
     return true;
@@ -129,18 +41,18 @@ static bool check_all(struct bulk *bulk)
 
 static void add_all(struct bulk *bulk)
 {
-    uint64_t indices[PIECE];
-    int64_t weights[PIECE];
-    for (size_t i = 0; i < PIECE; i++)
+    uint64_t indices[PERCPU_PY_BLOCK];
+    int64_t weights[PERCPU_PY_BLOCK];
+    for (size_t i = 0; i < PERCPU_PY_BLOCK; i++)
         weights[i] = bulk->weight;
-    for (Py_ssize_t from = 0; from < bulk->indices.count; from += PIECE) {
-        size_t count = piece_at(bulk, from);
-        fetch(&bulk->indices, from, count, indices);
+    for (size_t first = 0; first < bulk->indices.count; first += PERCPU_PY_BLOCK) {
+        size_t count = percpu_py_block(&bulk->indices, first);
+        percpu_py_numbers_integers(&bulk->indices, first, count, indices);
         if (bulk->weights.count > 0)
-            fetch(&bulk->weights, from, count, (uint64_t *)weights);
+            percpu_py_numbers_integers(&bulk->weights, first, count, (uint64_t *)weights);
         size_t added = percpu_stats_add_at(bulk->stats, indices, weights, count);
         if (added < count) { /* it was good when it was checked */
-            (void)is_bad(bulk, indices, added, from);
+            (void)is_bad(bulk, indices, added, first);
             return;
         }
     }
@@ -152,25 +64,24 @@ static void run(struct bulk *bulk)
         add_all(bulk);
 }
 
-/* The GIL costs more than a few adds do. */
 static int run_or_raise(struct bulk *bulk)
 {
-    bulk->bad = -1;
-    if (bulk->indices.count <= HOLD_THE_GIL) {
+    bulk->bad = bulk->indices.count;
+    if (bulk->indices.count < PERCPU_PY_MANY_NUMBERS) {
         run(bulk);
     } else {
         Py_BEGIN_ALLOW_THREADS
         run(bulk);
         Py_END_ALLOW_THREADS
     }
-    if (bulk->bad < 0)
+    if (bulk->bad == bulk->indices.count)
         return 0;
     size_t last = bulk->stats->n - 1;
-    if (bulk->indices.is_signed)
-        PyErr_Format(PyExc_IndexError, "indices[%zd] must be from 0 to %zu, not %lld", bulk->bad,
+    if (bulk->indices.kind == 'i')
+        PyErr_Format(PyExc_IndexError, "indices[%zu] must be from 0 to %zu, not %lld", bulk->bad,
                      last, (long long)bulk->found);
     else
-        PyErr_Format(PyExc_IndexError, "indices[%zd] must be from 0 to %zu, not %llu", bulk->bad,
+        PyErr_Format(PyExc_IndexError, "indices[%zu] must be from 0 to %zu, not %llu", bulk->bad,
                      last, (unsigned long long)bulk->found);
     return -1;
 }
@@ -188,7 +99,7 @@ static int open_weights(struct bulk *bulk, PyObject *given)
                                     "an int, a buffer of integers, or None");
         return percpu_py_int64(given, "weights", &bulk->weight);
     }
-    if (open_column(&bulk->weights, given, "weights") != 0) {
+    if (percpu_py_numbers_open(&bulk->weights, given, "weights", false) != 0) {
         /* A NumPy integer is a buffer too, of no dimension. */
         if (!PyErr_ExceptionMatches(PyExc_ValueError) || bulk->weights.view.ndim != 0 ||
             !PyIndex_Check(given))
@@ -198,24 +109,24 @@ static int open_weights(struct bulk *bulk, PyObject *given)
     }
     if (bulk->weights.count == bulk->indices.count)
         return 0;
-    PyErr_Format(PyExc_ValueError, "weights must be one int, or as many as indices, %zd, not %zd",
+    PyErr_Format(PyExc_ValueError, "weights must be one int, or as many as indices, %zu, not %zu",
                  bulk->indices.count, bulk->weights.count);
-    PyBuffer_Release(&bulk->weights.view);
+    percpu_py_numbers_close(&bulk->weights);
     return -1;
 }
 
 static int add_columns(struct percpu_py_stats *self, PyObject *indices, PyObject *weights)
 {
     struct bulk bulk = {.stats = &self->stats};
-    if (open_column(&bulk.indices, indices, "indices") != 0)
+    if (percpu_py_numbers_open(&bulk.indices, indices, "indices", false) != 0)
         return -1;
     int done = -1;
     if (open_weights(&bulk, weights) == 0) {
         if (percpu_py_stats_usable(self))
             done = run_or_raise(&bulk);
-        PyBuffer_Release(&bulk.weights.view); /* does nothing if there is none */
+        percpu_py_numbers_close(&bulk.weights); /* does nothing if there is none */
     }
-    PyBuffer_Release(&bulk.indices.view);
+    percpu_py_numbers_close(&bulk.indices);
     return done;
 }
 
