@@ -49,6 +49,7 @@ static int (*const add_types[])(PyObject *module, struct percpu_py_state *state)
     percpu_py_add_memory,
     percpu_py_add_var,
     percpu_py_add_counter,
+    percpu_py_add_limiter,
     percpu_py_add_freelist,
     percpu_py_add_stats,
     percpu_py_add_stat,
@@ -78,6 +79,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->memory_type);
     Py_VISIT(state->var_type);
     Py_VISIT(state->counter_type);
+    Py_VISIT(state->limiter_type);
     Py_VISIT(state->freelist_type);
     Py_VISIT(state->stats_type);
     Py_VISIT(state->stat_type);
@@ -96,6 +98,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->memory_type);
     Py_CLEAR(state->var_type);
     Py_CLEAR(state->counter_type);
+    Py_CLEAR(state->limiter_type);
     Py_CLEAR(state->freelist_type);
     Py_CLEAR(state->stats_type);
     Py_CLEAR(state->stat_type);

@@ -38,6 +38,7 @@ struct percpu_py_state {
     PyTypeObject *memory_type;
     PyTypeObject *var_type;
     PyTypeObject *counter_type;
+    PyTypeObject *limiter_type;
     PyTypeObject *freelist_type;
     PyTypeObject *stats_type;
     PyTypeObject *stat_type;
@@ -63,6 +64,7 @@ int percpu_py_add_copy(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_memory(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_var(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_counter(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_limiter(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_freelist(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stats(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stat(PyObject *module, struct percpu_py_state *state);
