@@ -4,6 +4,7 @@ would be right. Afterwards the object is as it was.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -162,6 +163,7 @@ def var_cases() -> list[Case]:
 def counter_cases() -> list[Case]:
     c = PerCpuCounter()
     small = PerCpuPool(8, stride=4096)
+    square = memoryview(bytes(4)).cast("B", (2, 2))
     too_large, too_small = 2**63, -(2**63) - 1
     return [
         ("value 1.5", lambda: PerCpuCounter(1.5), TypeError, "value must be an int, not float 1.5"),
@@ -189,6 +191,39 @@ def counter_cases() -> list[Case]:
             "pool must be a PerCpuPool or None.*1",
         ),
         ("batch by position", lambda: PerCpuCounter(1, 2), TypeError, "positional"),
+        ("error 1.0", lambda: PerCpuCounter(error=1.0), ValueError, "error .*between 0 and 1.*1.0"),
+        ("error 0.0", lambda: PerCpuCounter(error=0.0), ValueError, "error .*between 0 and 1.*0.0"),
+        ("error nan", lambda: PerCpuCounter(error=float("nan")), ValueError, "error .*not nan"),
+        ("error -1", lambda: PerCpuCounter(error=-1), ValueError, "error must be from 0 .*not -1"),
+        ("error '1'", lambda: PerCpuCounter(error="1"), TypeError, "error must be an int or a flo"),
+        (
+            "both",
+            lambda: PerCpuCounter(batch=1, error=1),
+            ValueError,
+            "batch and error cannot both",
+        ),
+        (
+            "lazy in a pool",
+            lambda: PerCpuCounter(lazy=True, pool=PerCpuPool(16)),
+            ValueError,
+            "lazy must be False or None with a pool",
+        ),
+        ("many -1", lambda: PerCpuCounter.many(-1), ValueError, "n must be from 0 .*not -1"),
+        ("many 1.5", lambda: PerCpuCounter.many(1.5), TypeError, "n must be an int, not float 1.5"),
+        ("many of 'x'", lambda: PerCpuCounter.many(2, "x"), TypeError, "value must be an int"),
+        (
+            "many batch 0",
+            lambda: PerCpuCounter.many(2, batch=0),
+            ValueError,
+            "batch must be from 1",
+        ),
+        ("try_add(1)", lambda: c.try_add(1), TypeError, "missing the argument 'limit'"),
+        ("try_add 0.5", lambda: c.try_add(0.5, 1), TypeError, "n must be an int, not float 0.5"),
+        ("try_add", lambda: c.try_add(1, too_large), OverflowError, f"limit .*not {too_large}"),
+        ("try_sub", lambda: c.try_sub(1, too_small), OverflowError, f"floor .*not {too_small}"),
+        ("many ones", lambda: c.add_many([1]), TypeError, r"values must be a buffer .*\[1\]"),
+        ("floats", lambda: c.add_many(array("d")), TypeError, "values .*ints.*not of format 'd'"),
+        ("2-D", lambda: c.add_many(square), ValueError, "values must have 1 dimension, not 2"),
         ("add 2**63", lambda: c.add(too_large), OverflowError, f"n must be from .*not {too_large}"),
         ("add low", lambda: c.add(too_small), OverflowError, f"n must be from .*not {too_small}"),
         ("add 1.5", lambda: c.add(1.5), TypeError, "n must be an int, not float 1.5"),

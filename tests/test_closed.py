@@ -20,7 +20,9 @@ def all_methods_of_a_closed_counter(c: PerCpuCounter) -> list[Call]:
     return [
         *[c.inc, c.dec, c.read, c.read_bounds, c.sum, c.check, c.per_cpu, c.__bool__, c.__int__],
         *[lambda: c.add(1), lambda: c.sub(1), lambda: c.set(1), lambda: c.exchange(1)],
-        *[lambda: c.compare(1), lambda: c < 1, lambda: c == 1, lambda: PerCpuCounter() < c],
+        *[c.delta, c.upgrade, lambda: c.try_add(1, 2), lambda: c.try_sub(1, 2)],
+        *[lambda: c.add_many(b"1"), lambda: c.compare(1), lambda: c < 1],
+        *[lambda: c < 1, lambda: c == 1, lambda: PerCpuCounter() < c],
         *[lambda: c.__iadd__(1), lambda: c.__isub__(1), lambda: c.add(2**60), lambda: c.sub(2**60)],
     ]
 

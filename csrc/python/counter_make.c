@@ -149,11 +149,16 @@ void percpu_py_counter_give_back(struct percpu_py_counter *self)
 /* many at once ------------------------------------------------------------------------------- */
 
 enum { LEAST_STRIDE = 1 << 16, MOST_STRIDE = 1 << 26 };
+#define MOST_COUNTERS (((size_t)1 << 46) / PERCPU_COUNTER_ITEM)
 
 /* A PerCpuPool with room for `n` counters, side by side. */
 static PyObject *make_pool(PyTypeObject *type, size_t n)
 {
     size_t stride = LEAST_STRIDE;
+    if (n > MOST_COUNTERS) { /* would end so after minutes of mapping */
+        percpu_py_raise(type, PERCPU_PY_EXHAUSTED, "no address space for %zu counters", n);
+        return NULL;
+    }
     while (stride < MOST_STRIDE && stride / PERCPU_COUNTER_ITEM < n)
         stride *= 2;
     struct percpu_py_state *state = percpu_py_state_of(type);
