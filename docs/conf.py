@@ -18,7 +18,7 @@ nitpicky = True
 
 c_header_folder = str(HERE.parent / "csrc" / "include" / "percpu")
 # What the C standard, POSIX and Python's own documentation define.
-standard_types = "bool double int64_t intptr_t size_t uint8_t uint16_t uint32_t uint64_t"
+standard_types = "bool double int64_t intptr_t size_t uint8_t uint16_t uint32_t uint64_t uintptr_t"
 nitpick_ignore = [("c:identifier", name) for name in standard_types.split()]
 nitpick_ignore += [("py:mod", "array"), ("py:mod", "struct"), ("py:func", "len")]
 nitpick_ignore += [("py:class", "array.array"), ("py:func", "time.monotonic")]
