@@ -20,6 +20,7 @@ try:
         CorruptionError,
         PerCpuCounter,
         PerCpuFreeList,
+        PerCpuHistogram,
         PerCpuItem,
         PerCpuLimiter,
         PerCpuPool,
@@ -43,6 +44,7 @@ except ModuleNotFoundError as error:
 
 TYPE_CHECKING = False  # typing's own would make `import percpu` several times as slow
 if TYPE_CHECKING:
+    from percpu._histogram import HistogramSnapshot
     from percpu._info import Info
     from percpu._map import PoolMap
     from percpu._pool_set import PerCpuPoolSet
@@ -53,9 +55,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ClosedError",
     "CorruptionError",
+    "HistogramSnapshot",
     "Info",
     "PerCpuCounter",
     "PerCpuFreeList",
+    "PerCpuHistogram",
     "PerCpuItem",
     "PerCpuLimiter",
     "PerCpuPool",
@@ -96,6 +100,7 @@ def get_include() -> str:
 
 
 _SELDOM = {
+    "HistogramSnapshot": "percpu._histogram",
     "Info": "percpu._info",
     "PerCpuPoolSet": "percpu._pool_set",
     "PoolMap": "percpu._map",

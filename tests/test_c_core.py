@@ -65,6 +65,7 @@ class Configuration:
 THREADED = (
     "test_counter_threads",
     "test_limiter_threads",
+    "test_histogram_threads",
     "test_locks",
     "test_pool_init_race",
     "test_pool_robust_threads",

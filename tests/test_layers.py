@@ -38,6 +38,7 @@ HEADERS = {
     "counter.h": "counter",
     "limiter.h": "counter",
     "stats.h": "counter",
+    "histogram.h": "counter",
     "percpu.h": "everything",
     "compat/rseq/mempool.h": "compat",
 }

@@ -42,6 +42,7 @@ struct percpu_py_state {
     PyTypeObject *freelist_type;
     PyTypeObject *stats_type;
     PyTypeObject *stat_type;
+    PyTypeObject *histogram_type;
     PyObject *pool_exhausted;
     PyObject *corruption_error;
     PyObject *closed_error;
@@ -68,6 +69,7 @@ int percpu_py_add_limiter(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_freelist(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stats(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stat(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_histogram(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_noop(PyObject *module);
 int percpu_py_add_cpu(PyObject *module);     /* functions */
 int percpu_py_add_race(PyObject *module);    /* functions */

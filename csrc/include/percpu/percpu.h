@@ -4,6 +4,7 @@
 #define PERCPU_PERCPU_H
 
 #include "counter.h"
+#include "histogram.h"
 #include "limiter.h"
 #include "pool.h"
 #include "pool_set.h"
