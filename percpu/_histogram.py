@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from percpu import _histogram_draw
 
@@ -79,21 +81,20 @@ class HistogramSnapshot:
 
     def quantiles(self, qs: Iterable[float]) -> list[float]:
         """Return a list of quantiles, one for each of `qs`."""
-        count = self.count
-        return [self._quantile(q, count) for q in qs]
+        up_to = [float(count) for count in accumulate(self.counts)]
+        return [self._quantile(q, up_to) for q in qs]
 
-    def _quantile(self, q: float, count: int) -> float:
+    def _quantile(self, q: float, up_to: list[float]) -> float:
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q!r}")
-        if not count:
+        if not up_to[-1]:
             return math.nan
-        rank, before = q * count, 0
-        for bucket, here in enumerate(self.counts):
-            if here and before + here >= rank:
-                break
-            before += here
-        share = (rank - before) / self.counts[bucket]
-        return self._middle(bucket) if self.layout == "log" else self._between(bucket, share)
+        rank = q * up_to[-1]
+        bucket = bisect_left(up_to, rank) if rank > 0 else bisect_right(up_to, 0)
+        if self.layout == "log":
+            return self._middle(bucket)
+        before = up_to[bucket - 1] if bucket else 0.0
+        return self._between(bucket, (rank - before) / self.counts[bucket])
 
     def _middle(self, bucket: int) -> float:
         """Return what stands for the values of a log-linear bucket."""
