@@ -2,164 +2,11 @@
 /*
  * histogram_many.c - the methods of PerCpuHistogram that take many numbers at a time.
  *
- * Values come from a buffer, a block at a time: a block is copied, each value once, and made
- * doubles; what is looked at afterwards is the copy. So another thread may write the buffer
- * meanwhile: every value is one that was there, it is found finite before it gets a bucket, and
- * nothing is counted before all values were seen.
+ * Another thread may write to the buffer that values come from meanwhile: each is read once
+ * (numbers.h), found finite before it gets a bucket, and nothing is counted before all were seen.
  */
 #include "histogram.h"
-
-#include <string.h>
-
-enum { BLOCK = 512 };
-
-/* numbers of a buffer ------------------------------------------------------------------------ */
-
-/* Make doubles of `count` numbers of one type that are `stride` bytes apart, aligned or not. */
-typedef void convert(const char *from, Py_ssize_t stride, size_t count, double *to);
-
-#define CONVERT(name, T)                                                                           \
-    static void from_##name(const char *from, Py_ssize_t stride, size_t count, double *to)         \
-    {                                                                                              \
-        for (size_t i = 0; i < count; i++, from += stride) {                                       \
-            T value;                                                                               \
-            memcpy(&value, from, sizeof value);                                                    \
-            to[i] = (double)value;                                                                 \
-        }                                                                                          \
-    }
-
-CONVERT(f64, double)
-CONVERT(f32, float)
-CONVERT(i8, int8_t)
-CONVERT(u8, uint8_t)
-CONVERT(i16, int16_t)
-CONVERT(u16, uint16_t)
-CONVERT(i32, int32_t)
-CONVERT(u32, uint32_t)
-CONVERT(i64, int64_t)
-CONVERT(u64, uint64_t)
-#undef CONVERT
-
-/* What the buffer holds. */
-struct numbers {
-    const char *address;
-    Py_ssize_t stride;
-    size_t count, itemsize;
-    convert *convert;
-    bool swapped; /* the bytes are in the other order */
-};
-
-static convert *integers(size_t itemsize, bool is_signed)
-{
-    switch (itemsize) {
-    case 1:
-        return is_signed ? from_i8 : from_u8;
-    case 2:
-        return is_signed ? from_i16 : from_u16;
-    case 4:
-        return is_signed ? from_i32 : from_u32;
-    case 8:
-        return is_signed ? from_i64 : from_u64;
-    default:
-        return NULL;
-    }
-}
-
-/* How a number of that format is read; NULL: not at all. Whoever exports the buffer says how large
- * an item is, so that decides: 'l' has 4 bytes or 8. */
-static convert *convert_of(char code, size_t itemsize)
-{
-    switch (code) {
-    case 'd':
-        return itemsize == sizeof(double) ? from_f64 : NULL;
-    case 'f':
-        return itemsize == sizeof(float) ? from_f32 : NULL;
-    case 'b':
-    case 'h':
-    case 'i':
-    case 'l':
-    case 'q':
-    case 'n':
-        return integers(itemsize, true);
-    case 'B':
-    case 'H':
-    case 'I':
-    case 'L':
-    case 'Q':
-    case 'N':
-        return integers(itemsize, false);
-    default:
-        return NULL;
-    }
-}
-
-/* 0; -1 with TypeError or ValueError. */
-static int understand(PyObject *values, const Py_buffer *view, struct numbers *numbers)
-{
-    const char *format = view->format != NULL ? view->format : "B";
-    const char *code = format + (*format != '\0' && strchr("@=<>!", *format) != NULL);
-    numbers->swapped = *format == '>' || *format == '!';
-    numbers->itemsize = (size_t)view->itemsize;
-    numbers->convert = *code != '\0' && code[1] == '\0' ? convert_of(*code, numbers->itemsize)
-                                                        : NULL;
-    if (numbers->convert == NULL)
-        return percpu_py_reject(PyExc_TypeError, "values", values,
-                                "a buffer of floats or ints (a code of dfbBhHiIlLqQ), not of '%s'",
-                                format);
-    if (view->ndim != 1) {
-        PyErr_Format(PyExc_ValueError, "values must have one dimension, not %d", view->ndim);
-        return -1;
-    }
-    numbers->address = view->buf;
-    numbers->count = (size_t)(view->shape != NULL ? view->shape[0] : view->len / view->itemsize);
-    numbers->stride = view->strides != NULL ? view->strides[0] : view->itemsize;
-    return 0;
-}
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "'>' is the other order");
-
-/* Copy `count` items, the bytes of each in reverse. */
-static void swap(const char *from, Py_ssize_t stride, size_t count, size_t itemsize, char *to)
-{
-    for (; count > 0; count--, from += stride, to += itemsize)
-        for (size_t byte = 0; byte < itemsize; byte++)
-            to[byte] = from[itemsize - 1 - byte];
-}
-
-static void get_block(const struct numbers *numbers, size_t first, size_t count, double *to)
-{
-    const char *from = numbers->address + (Py_ssize_t)first * numbers->stride;
-    Py_ssize_t stride = numbers->stride;
-    char swapped[BLOCK * sizeof(uint64_t)];
-    if (numbers->swapped) {
-        swap(from, stride, count, numbers->itemsize, swapped);
-        from = swapped;
-        stride = (Py_ssize_t)numbers->itemsize;
-    }
-    if (numbers->convert == from_f64 && stride == (Py_ssize_t)sizeof(double))
-        memcpy(to, from, count * sizeof *to);
-    else
-        numbers->convert(from, stride, count, to);
-    /* The compiler is not to look at the buffer again instead of the copy. */
-    __asm__ __volatile__("" : : "r"(to) : "memory");
-}
-
-/* Collect all; whether all are finite. If not, `*place` and `*value` are the first that is not. */
-static bool collect(struct percpu_histogram_batch *batch, const struct numbers *numbers,
-                    size_t *place, double *value)
-{
-    double block[BLOCK];
-    for (size_t done = 0, count; done < numbers->count; done += count) {
-        count = numbers->count - done < BLOCK ? numbers->count - done : BLOCK;
-        get_block(numbers, done, count, block);
-        size_t taken = percpu_histogram_batch_add(batch, block, count);
-        if (taken < count) {
-            *place = done + taken;
-            *value = block[taken];
-            return false;
-        }
-    }
-    return true;
-}
+#include "numbers.h"
 
 /* observe_many ------------------------------------------------------------------------------- */
 
@@ -182,19 +29,38 @@ static PyObject *reject_value(size_t place, double value)
     return NULL;
 }
 
-static PyObject *observe_all(struct percpu_py_histogram *self, const struct numbers *numbers)
+/* Collect all; whether all are finite. If not, `*place` and `*value` are the first that is not. */
+static bool collect(struct percpu_histogram_batch *batch, const struct percpu_py_numbers *numbers,
+                    size_t *place, double *value)
+{
+    double block[PERCPU_PY_BLOCK];
+    for (size_t first = 0, count; first < numbers->count; first += count) {
+        count = percpu_py_block(numbers, first);
+        percpu_py_numbers_doubles(numbers, first, count, block);
+        size_t taken = percpu_histogram_batch_add(batch, block, count);
+        if (taken < count) {
+            *place = first + taken;
+            *value = block[taken];
+            return false;
+        }
+    }
+    return true;
+}
+
+static PyObject *observe_all(struct percpu_py_histogram *self,
+                             const struct percpu_py_numbers *numbers)
 {
     struct percpu_histogram_batch batch;
     size_t place = 0;
     double value = 0;
-    bool finite;
     if (percpu_histogram_batch_begin(&batch, &self->histogram) != 0)
         return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    finite = collect(&batch, numbers, &place, &value);
+    PyThreadState *thread = numbers->count < PERCPU_PY_MANY_NUMBERS ? NULL : PyEval_SaveThread();
+    bool finite = collect(&batch, numbers, &place, &value);
     if (finite)
         percpu_histogram_batch_commit(&batch);
-    Py_END_ALLOW_THREADS
+    if (thread != NULL)
+        PyEval_RestoreThread(thread);
     percpu_histogram_batch_end(&batch);
     return finite ? Py_NewRef(Py_None) : reject_value(place, value);
 }
@@ -202,22 +68,14 @@ static PyObject *observe_all(struct percpu_py_histogram *self, const struct numb
 PyObject *percpu_py_histogram_observe_many(PyObject *op, PyObject *values)
 {
     struct percpu_py_histogram *self = percpu_py_as_histogram(op);
-    Py_buffer view;
-    struct numbers numbers;
-    if (!percpu_py_histogram_usable(self))
-        return NULL;
-    if (!PyObject_CheckBuffer(values)) {
-        percpu_py_reject(PyExc_TypeError, "values", values,
-                         "a buffer, such as an array of the array module or of NumPy");
-        return NULL;
-    }
-    if (PyObject_GetBuffer(values, &view, PyBUF_RECORDS_RO) != 0)
+    struct percpu_py_numbers numbers;
+    if (!percpu_py_histogram_usable(self) ||
+        percpu_py_numbers_open(&numbers, values, "values", true) != 0)
         return NULL;
     PyObject *done = NULL;
-    if (understand(values, &view, &numbers) == 0 &&
-        percpu_py_histogram_usable(self)) /* a __buffer__ may have closed it */
+    if (percpu_py_histogram_usable(self)) /* a __buffer__ may have closed it */
         done = observe_all(self, &numbers);
-    PyBuffer_Release(&view);
+    percpu_py_numbers_close(&numbers);
     return done;
 }
 
