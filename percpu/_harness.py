@@ -29,6 +29,12 @@ HANDOVER = "handover"
 RING = "ring"
 """What the items of `HANDOVER` go through, without a pool."""
 
+LIMITER = "limiter"
+"""Acquiring a token of a limiter and releasing it: `ns_per_add` is the time of both."""
+
+ATOMIC_PAIR = "atomic-pair"
+"""Two atomic instructions on one word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scheme:

@@ -22,7 +22,17 @@ from dataclasses import dataclass, replace
 
 import percpu
 from percpu import _bench_stats, _calls, _core, _harness, _machine
-from percpu._harness import EMPTY, HANDOVER, POOL, RING, ROBUST, Run, race_once
+from percpu._harness import (
+    ATOMIC_PAIR,
+    EMPTY,
+    HANDOVER,
+    LIMITER,
+    POOL,
+    RING,
+    ROBUST,
+    Run,
+    race_once,
+)
 from percpu._stats import Spread
 
 __all__ = ["Line", "Report", "Result", "lines", "run", "steps"]
@@ -197,6 +207,9 @@ def _native_lines() -> list[Line]:
     pool = Subject("pool alloc+free, 1 thread", _adds(POOL))
     pool_2 = Subject("pool alloc+free, 2 threads", _adds(POOL, 2))
     pair = replace(pool, name="pool alloc+free")
+    limiter = Subject("limiter acquire+release", _adds(LIMITER))
+    limiter_2 = Subject("limiter, 2 threads", _adds(LIMITER, 2))
+    xadd_pair = Subject("lock xadd pair", _adds(ATOMIC_PAIR))
     return [
         Line(var, xadd, 0.20, off),
         Line(var_2, replace(var, name="1 thread"), 1.10, off_2),
@@ -208,6 +221,8 @@ def _native_lines() -> list[Line]:
         Line(Subject("producer/consumer + ring", _adds(HANDOVER, 2)), pair, 10.0, off_2),
         Line(Subject("that ring without a pool", _adds(RING, 2)), pair, None, off_2),
         Line(Subject("robust pool alloc+free", _adds(ROBUST)), pair, 3.0, off),
+        Line(limiter, xadd_pair, 0.60, off),
+        Line(limiter_2, replace(limiter, name="1 thread"), 1.20, off_2),
         Line(Subject("mutex + add, 1 thread", _adds("mutex")), xadd, None),
         Line(Subject("empty native loop", _adds(EMPTY)), xadd, None),
     ]

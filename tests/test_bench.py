@@ -154,6 +154,8 @@ def test_without_rseq_its_targets_are_not_measured() -> None:
         "pool alloc+free, 1 thread",
         "producer/consumer + ring",
         "robust pool alloc+free",
+        "limiter acquire+release",
+        "limiter, 2 threads",
     ):
         assert reasons[name] == "rseq is off in this process"
     assert reasons["Python c.inc()"] == ""
