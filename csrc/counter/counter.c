@@ -15,35 +15,27 @@
 #include <errno.h>
 
 #include "internal.h"
-#include <percpu/topology.h>
 
 /* making and upgrading ----------------------------------------------------------------------- */
-
-/* How many copies the counter's item has in `pool`, or 0: it cannot be there. */
-static unsigned copies_in(const struct percpu_pool *pool)
-{
-    struct percpu_pool_geometry geometry;
-    percpu_pool_geometry(pool, &geometry);
-    return geometry.item_size >= PERCPU_COUNTER_ITEM && !geometry.global ? geometry.cpus : 0;
-}
 
 int percpu_counter_init_lazy(struct percpu_counter *counter, struct percpu_pool *pool,
                              int64_t value, int64_t batch)
 {
-    unsigned cpus = pool != NULL ? copies_in(pool) : percpu_nr_cpus();
-    if (batch < 0 || batch > PERCPU_COUNTER_BATCH_MAX || cpus == 0) {
+    if (pool == NULL && (pool = percpu_pool_shared(PERCPU_COUNTER_ITEM)) == NULL)
+        return -1;
+    const struct percpu_pool_head *head = (const struct percpu_pool_head *)(const void *)pool;
+    if (batch < 0 || batch > PERCPU_COUNTER_BATCH_MAX || head->global ||
+        head->item_size < PERCPU_COUNTER_ITEM) {
         errno = EINVAL;
         return -1;
     }
-    if (pool == NULL && (pool = percpu_pool_shared(PERCPU_COUNTER_ITEM)) == NULL)
-        return -1;
     /* Word by word: compilers make a slow string instruction of zeroing so few. */
     counter->slots = percpu_pool_ptr(pool, NULL);
     counter->margin = (uint64_t)(batch != 0 ? batch : PERCPU_COUNTER_BATCH) - 1;
     counter->owner = 0;
     counter->local = counter->remote = counter->total = 0;
     counter->pool = pool;
-    counter->cpus = cpus;
+    counter->cpus = head->cpus;
     counter->generation = 2 * __atomic_load_n(&percpu_fork_generation, __ATOMIC_RELAXED);
     counter->remote_adds = counter->exchanges_begun = counter->exchanges_ended = 0;
     counter->error = 0;

@@ -136,6 +136,10 @@ static void set_head(struct percpu_pool *pool)
     pool->head.recycled = pool->recycled.base + (looks ? nothing : 0);
     pool->head.index = pool->index;
     pool->head.capacity = looks ? 0 : pool->cache_items;
+    pool->head.stride = pool->space->stride;
+    pool->head.item_size = pool->item_size;
+    pool->head.cpus = pool->space->copies;
+    pool->head.global = pool->space->global;
 }
 
 static int fill_in(struct percpu_pool *pool, const struct percpu_pool_attr *attr)
@@ -264,15 +268,6 @@ struct percpu_pool *percpu_pool_of(const void *item, size_t stride)
 {
     const struct range *range = percpu_range_of(item, stride);
     return percpu_block_of(range->space, item)->pool;
-}
-
-percpu_ptr percpu_pool_ptr(const struct percpu_pool *pool, void *item)
-{
-    return (percpu_ptr){
-        .base = pool->space->global ? NULL : item,
-        .stride = pool->space->stride,
-        .index = pool->index,
-    };
 }
 
 const char *percpu_pool_name(const struct percpu_pool *pool)

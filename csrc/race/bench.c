@@ -12,6 +12,10 @@ const struct percpu_bench percpu_benches[] = {
     {"make", percpu_bench_make},
     {"make init", percpu_bench_make_init},
     {"file maps", percpu_bench_file_maps},
+    {"counter", percpu_bench_counter},
+    {"counter lazy", percpu_bench_counter_lazy},
+    {"sum", percpu_bench_sum},
+    {"bare sum", percpu_bench_bare_sum},
     {NULL, NULL},
 };
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench.h - what a pool costs, and what it is compared with. What has the shape of an add (one
+ * bench.h - what pools and counters cost, and what they are compared with. What has the shape of an add (one
  * operation, many times, by many threads) is a scheme and is timed by harness.h instead.
  *
  *   bench.c          the list, and what they share
  *   bench_alloc.c    allocating
  *   bench_make.c     making and closing; bare mappings to compare with
  *   bench_memory.c   memory
+ *   bench_counter.c  making and summing counters
  *
  * Each returns 0; -1 with errno kept. Thread-safe.
  */
@@ -22,7 +23,7 @@
 #define PERCPU_BENCH_WRITERS 2u
 
 /*
- * Something done with pools that have `cpus` copies, or with as much memory. It is repeated until
+ * Something done with pools or counters that have `cpus` copies, or with as much memory. It is repeated until
  * `min_ns` have passed; of those the time of the operation itself is counted, without what has to
  * be done between. Stores ns per operation.
  *
@@ -35,6 +36,10 @@
  *   make          create a pool and destroy it
  *   make init     the same, populated by `init`
  *   file maps     reserve addresses, map one file privately there for each copy, unmap it all
+ *   counter       make a counter with memory for each CPU, and destroy it
+ *   counter lazy  the same without that memory
+ *   sum           sum a counter that was written on two CPUs, the first and the last
+ *   bare sum      add up the same words in a loop
  */
 struct percpu_bench {
     const char *name;
@@ -52,6 +57,11 @@ int percpu_bench_recycled(unsigned cpus, uint64_t min_ns, double *ns);
 int percpu_bench_make(unsigned cpus, uint64_t min_ns, double *ns);
 int percpu_bench_make_init(unsigned cpus, uint64_t min_ns, double *ns);
 int percpu_bench_file_maps(unsigned cpus, uint64_t min_ns, double *ns);
+
+int percpu_bench_counter(unsigned cpus, uint64_t min_ns, double *ns);
+int percpu_bench_counter_lazy(unsigned cpus, uint64_t min_ns, double *ns);
+int percpu_bench_sum(unsigned cpus, uint64_t min_ns, double *ns);
+int percpu_bench_bare_sum(unsigned cpus, uint64_t min_ns, double *ns);
 
 /* A pool with `cpus` copies as these use it; NULL with errno. */
 struct percpu_pool *percpu_bench_pool(unsigned cpus, enum percpu_populate populate);

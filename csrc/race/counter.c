@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * counter.c - PerCpuCounter with two batches: a word for each CPU as in var.c, and a shared total
+ * counter.c - PerCpuCounter with two batches, and lazy: a word for each CPU as in var.c, and a shared total
  * that is at most a batch behind for each CPU, so that a rough value costs one load. Exact; read()
  * is not, and says how far it may be off.
  */
@@ -44,6 +44,17 @@ static void *create_1024(unsigned cpus)
     return create(1024);
 }
 
+static void *create_lazy(unsigned cpus)
+{
+    struct percpu_counter *counter = percpu_scheme_alloc(sizeof *counter);
+    (void)cpus;
+    if (counter != NULL && percpu_counter_init_lazy(counter, NULL, 0, 0) != 0) {
+        free(counter);
+        return NULL;
+    }
+    return counter;
+}
+
 static void destroy(void *state)
 {
     percpu_counter_destroy(state);
@@ -79,6 +90,11 @@ static size_t bytes(unsigned cpus, unsigned threads)
     return sizeof(struct percpu_counter) + cpus * PERCPU_COUNTER_ITEM;
 }
 
+static size_t lazy_bytes(unsigned cpus, unsigned threads)
+{
+    return threads > 1 ? bytes(cpus, threads) : sizeof(struct percpu_counter);
+}
+
 const struct percpu_scheme percpu_scheme_counter_32 = {
     .name = "counter-32",
     .title = "PerCpuCounter, batch 32",
@@ -103,4 +119,17 @@ const struct percpu_scheme percpu_scheme_counter_1024 = {
     .read = read,
     .read_error = read_error,
     .bytes = bytes,
+};
+
+const struct percpu_scheme percpu_scheme_counter_lazy = {
+    .name = "counter-lazy",
+    .title = "PerCpuCounter, lazy at first",
+    .promise = PERCPU_SCHEME_EXACT,
+    .create = create_lazy,
+    .destroy = destroy,
+    .add = add_loop,
+    .sum = sum,
+    .read = read,
+    .read_error = read_error,
+    .bytes = lazy_bytes,
 };

@@ -130,6 +130,9 @@ struct percpu_pool_head {
     char *recycled; /* a stack of items (sections.h) per CPU, PERCPU_POOL_CACHE bytes apart */
     size_t index;   /* enum percpu_index */
     uint64_t capacity;
+    size_t stride, item_size; /* as in percpu_pool_geometry() */
+    unsigned cpus;
+    bool global;
 };
 #define PERCPU_POOL_CACHE ((size_t)4096)
 
@@ -195,7 +198,11 @@ PERCPU_API bool percpu_pool_owns(const struct percpu_pool *pool, const void *ite
 
 /* The item as a per-CPU object, for the operations of this_cpu.h. `base` is NULL in a global
  * pool: with no copy for each CPU those would lose updates. */
-PERCPU_API percpu_ptr percpu_pool_ptr(const struct percpu_pool *pool, void *item);
+PERCPU_INLINE percpu_ptr percpu_pool_ptr(const struct percpu_pool *pool, void *item)
+{
+    const struct percpu_pool_head *head = (const struct percpu_pool_head *)(const void *)pool;
+    return (percpu_ptr){head->global ? NULL : (char *)item, head->stride, head->index};
+}
 
 /* What the pool was made with, defaults filled in; capacity is the items in one range, cache_items
  * the most in one CPU's caches, header_size the bytes before the first stride. */
