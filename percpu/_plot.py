@@ -26,8 +26,9 @@ _COLOURS = {
     "var": "#009E73",
     "counter-32": "#0072B2",
     "counter-1024": "#1B2A6B",
+    "counter-lazy": "#6A3D9A",
 }
-_OURS = ("var", "counter-32", "counter-1024")
+_OURS = ("var", "counter-32", "counter-1024", "counter-lazy")
 _LABEL_POINTS = 11.0
 """Height of a label's line, in points."""
 
