@@ -72,6 +72,7 @@ THREADED = (
     "test_pool_set",
     "test_pool_threads",
     "test_pool_trim",
+    "test_ref_threads",
     "test_registration",
     "test_remote",
     "test_sections",

@@ -35,6 +35,7 @@ HEADERS = {
     "pool.h": "pool",
     "pool_set.h": "pool",
     "report.h": "pool",
+    "ref.h": "counter",
     "counter.h": "counter",
     "limiter.h": "counter",
     "stats.h": "counter",

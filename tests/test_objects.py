@@ -24,6 +24,7 @@ MAKERS: dict[str, Callable[[], object]] = {
     "var": lambda: PerCpuVar("q"),
     "counter": lambda: PerCpuCounter(),
     "freelist": lambda: percpu.PerCpuFreeList(),
+    "ref": lambda: percpu.PerCpuRef(),
 }
 each_object = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 
@@ -246,7 +247,7 @@ def test_numpy_reads_items_as_the_docstring_says() -> None:
 def test_what_has_views_says_what_to_do(make: Callable[[], object]) -> None:
     thing = make()
     exporter = thing.alloc() if isinstance(thing, PerCpuPool) else thing
-    if isinstance(exporter, PerCpuCounter | percpu.PerCpuFreeList):
+    if isinstance(exporter, PerCpuCounter | percpu.PerCpuFreeList | percpu.PerCpuRef):
         with pytest.raises(TypeError):
             memoryview(exporter)
         return

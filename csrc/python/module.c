@@ -52,6 +52,7 @@ static int (*const add_types[])(PyObject *module, struct percpu_py_state *state)
     percpu_py_add_limiter,
     percpu_py_add_freelist,
     percpu_py_add_histogram,
+    percpu_py_add_ref,
     percpu_py_add_stats,
     percpu_py_add_stat,
     /* clang-format on */
@@ -85,6 +86,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->stats_type);
     Py_VISIT(state->stat_type);
     Py_VISIT(state->histogram_type);
+    Py_VISIT(state->ref_type);
     Py_VISIT(state->pool_exhausted);
     Py_VISIT(state->corruption_error);
     Py_VISIT(state->closed_error);
@@ -105,6 +107,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->stats_type);
     Py_CLEAR(state->stat_type);
     Py_CLEAR(state->histogram_type);
+    Py_CLEAR(state->ref_type);
     Py_CLEAR(state->pool_exhausted);
     Py_CLEAR(state->corruption_error);
     Py_CLEAR(state->closed_error);

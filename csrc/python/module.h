@@ -17,9 +17,10 @@
  * guards no memory, it only turns later calls away.
  *
  * Garbage collection. All types take part, because a pool of a subclass may refer to what was made
- * in it through its __dict__. None but PerCpuFreeList has a tp_clear: counter -> pool and the like have no cycle
- * among themselves, so any cycle goes through a __dict__, list... that has one, and an object keeps
- * its pool for as long as somebody could call a method.
+ * in it through its __dict__. Those that refer to what users give them have a tp_clear: free lists
+ * and refs. The others have none: counter -> pool and the like have no cycle among themselves, so
+ * any cycle goes through a __dict__, list... that has one, and an object keeps its pool for as long
+ * as somebody could call a method.
  */
 #ifndef PERCPU_PYTHON_MODULE_H
 #define PERCPU_PYTHON_MODULE_H
@@ -43,6 +44,7 @@ struct percpu_py_state {
     PyTypeObject *stats_type;
     PyTypeObject *stat_type;
     PyTypeObject *histogram_type;
+    PyTypeObject *ref_type;
     PyObject *pool_exhausted;
     PyObject *corruption_error;
     PyObject *closed_error;
@@ -70,6 +72,7 @@ int percpu_py_add_freelist(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stats(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_stat(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_histogram(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_ref(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_noop(PyObject *module);
 int percpu_py_add_cpu(PyObject *module);     /* functions */
 int percpu_py_add_race(PyObject *module);    /* functions */

@@ -139,6 +139,14 @@ void percpu_stand_in_unlock(struct percpu_gate_hold *hold)
     release_signals(&hold->signals);
 }
 
+void percpu_exclude_fork(void (*function)(void *argument), void *argument)
+{
+    struct percpu_gate_hold hold;
+    percpu_stand_in_lock(&hold);
+    function(argument);
+    percpu_stand_in_unlock(&hold);
+}
+
 static void before_fork(void)
 {
     sigset_t saved;

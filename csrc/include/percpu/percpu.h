@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* percpu.h - everything: per-CPU memory, the operations on it, and counters. */
+/* percpu.h - everything: per-CPU memory, the operations on it, counters and references. */
 #ifndef PERCPU_PERCPU_H
 #define PERCPU_PERCPU_H
 
@@ -8,6 +8,7 @@
 #include "limiter.h"
 #include "pool.h"
 #include "pool_set.h"
+#include "ref.h"
 #include "report.h"
 #include "rseq.h"
 #include "sections.h"

@@ -93,6 +93,16 @@ PERCPU_API int percpu_rseq_fence(int cpu);
 PERCPU_API bool percpu_stop(void (*function)(void *argument), void *argument);
 
 /*
+ * Run `function(argument)` while this process cannot fork and the calling thread's signals are
+ * blocked: a child has all of what it does, or nothing. It stops no operation, so it is for mode
+ * none, where operations on words are atomics and percpu_stop() does nothing. `function` must be
+ * short, and must not fork(), wait for another thread, or call an operation of sections.h on
+ * several words: that would wait for ever. Thread-safe, async-signal-safe if `function` is; of
+ * several calls one runs at a time.
+ */
+PERCPU_API void percpu_exclude_fork(void (*function)(void *argument), void *argument);
+
+/*
  * Forget the last critical section's descriptor in this thread's area. Before dlclose() of a
  * library that inlined the operations, every thread that ran one must call it: the kernel may
  * otherwise read the unmapped descriptor. The core itself must never be unloaded (link a library
