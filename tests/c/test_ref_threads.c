@@ -27,6 +27,8 @@ static struct line {
 } lines[WORKERS];
 static uint64_t uses_seen;
 
+static uint64_t all_released, all_refused; /* of all mixtures */
+
 static void release(struct percpu_ref *which, void *priv)
 {
     CHECK(which == &ref && priv == &lines);
@@ -42,7 +44,7 @@ static void release(struct percpu_ref *which, void *priv)
 static void begin(struct percpu_pool *pool)
 {
     memset(lines, 0, sizeof lines);
-    released = refused = resurrected = 0;
+    released = refused = 0;
     alive = true;
     lives = 1;
     CHECK(percpu_ref_init(&ref, pool, release, &lines) == 0);
@@ -65,6 +67,8 @@ static void end(void)
         uses += lines[i].uses;
     CHECK(uses == uses_seen);
     percpu_ref_exit(&ref);
+    all_released += released;
+    all_refused += refused;
 }
 
 /* ---- workers ---------------------------------------------------------------------------- */
@@ -76,6 +80,16 @@ static void in_handler(void)
         return;
     CHECK(alive && percpu_ref_get(&ref) == 0);
     CHECK(percpu_ref_put_many(&ref, 2) == 0);
+}
+
+/* A handler may kill and revive, too, whatever it interrupts. */
+static void in_killing_handler(void)
+{
+    in_handler();
+    if (atomic_load(&storm_hits) % 4 != 0)
+        return;
+    (void)percpu_ref_kill(&ref);
+    (void)percpu_ref_resurrect(&ref);
 }
 
 static void use(struct worker *worker)
@@ -231,8 +245,10 @@ int main(void)
         torture(indexes[i], updates, 1, 100);
         CHECK(refused == 0);
         torture(indexes[i], reads, 4, 100);
-        torture(indexes[i], kills, 5, 250);
-        CHECK(released > 1 && refused > 0);
+        torture(indexes[i], kills, 5, 150);
+        storm_work = in_killing_handler;
+        torture(indexes[i], kills, 5, 150);
+        storm_work = in_handler;
         torture(indexes[i], confirms, 4, 200);
 #ifndef __SANITIZE_THREAD__ /* does not support threads and forks */
         torture(indexes[i], forks, 4, 250);
@@ -240,6 +256,6 @@ int main(void)
         (void)forks;
 #endif
     }
-    CHECK(storm_hits > 0);
+    CHECK(storm_hits > 0 && all_released > 10 && all_refused > 0 && resurrected > 0);
     return 0;
 }
