@@ -72,6 +72,21 @@ def add(counter: percpu.PerCpuCounter) -> Call:
     return Call("c.add(1)", "c.add(1)", {"c": counter})
 
 
+def total(counter: percpu.PerCpuCounter) -> Call:
+    """Return a call that sums a counter."""
+    return Call("c.sum()", "c.sum()", {"c": counter})
+
+
+def make_counter() -> Call:
+    """Return a call that makes a counter; the one before it is dropped."""
+    return Call("c = PerCpuCounter()", "c = make()", {"make": percpu.PerCpuCounter})
+
+
+def make_small() -> Call:
+    """Return the same with a small class of Python, which has one attribute."""
+    return Call("o = Small()", "o = make()", {"make": _Plain})
+
+
 def stat_calls(stats: percpu.PerCpuStats) -> tuple[Call, Call, Call]:
     """Return calls that add 1 to a count: by its handle, by the stats with that or with a name."""
     name = stats.names[len(stats) // 2]

@@ -36,6 +36,10 @@ ATOMIC_PAIR = "atomic-pair"
 """Two atomic instructions on one word."""
 
 
+UPGRADED = "counter-upgraded"
+"""A counter that was lazy, with its memory on each CPU: as `counter-32`, so it is not raced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One way to count.
@@ -56,7 +60,7 @@ class Scheme:
 def schemes() -> list[Scheme]:
     """Return all schemes, in the order of a report."""
     everything = (Scheme(*row) for row in _core._race_schemes())
-    return [scheme for scheme in everything if scheme.promise != "no sum"]
+    return [s for s in everything if s.promise != "no sum" and s.name != UPGRADED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 
 import percpu
 from percpu import _core, _machine, bench
+from percpu._bench import python
 
 TARGETS = {
     "this_cpu_add, 1 thread / lock xadd": 0.20,
@@ -125,9 +126,9 @@ def test_what_fails_is_an_error_and_the_rest_is_measured(monkeypatch: pytest.Mon
 
 def test_two_threads_count_on_the_counters_they_were_given() -> None:
     shared, one, two = (percpu.PerCpuCounter() for _ in range(3))
-    bench._two_threads((shared, shared))(0.001)
+    python.two_threads((shared, shared))(0.001)
     assert shared.sum() > 0
-    bench._two_threads((one, two))(0.001)
+    python.two_threads((one, two))(0.001)
     assert 0 < two.sum() <= one.sum()  # the first was used for finding how many turns to make
 
 

@@ -55,6 +55,16 @@ static void *create_lazy(unsigned cpus)
     return counter;
 }
 
+static void *create_upgraded(unsigned cpus)
+{
+    struct percpu_counter *counter = create_lazy(cpus);
+    if (counter != NULL && percpu_counter_upgrade(counter) != 0) {
+        free(counter);
+        return NULL;
+    }
+    return counter;
+}
+
 static void destroy(void *state)
 {
     percpu_counter_destroy(state);
@@ -132,4 +142,17 @@ const struct percpu_scheme percpu_scheme_counter_lazy = {
     .read = read,
     .read_error = read_error,
     .bytes = lazy_bytes,
+};
+
+const struct percpu_scheme percpu_scheme_counter_upgraded = {
+    .name = "counter-upgraded",
+    .title = "PerCpuCounter, no longer lazy",
+    .promise = PERCPU_SCHEME_EXACT,
+    .create = create_upgraded,
+    .destroy = destroy,
+    .add = add_loop,
+    .sum = sum,
+    .read = read,
+    .read_error = read_error,
+    .bytes = bytes,
 };

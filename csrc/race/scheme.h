@@ -57,8 +57,9 @@ const struct percpu_scheme *percpu_scheme_find(const char *name);
 extern const struct percpu_scheme percpu_scheme_empty, percpu_scheme_racy, percpu_scheme_mutex,
     percpu_scheme_atomic, percpu_scheme_packed, percpu_scheme_padded, percpu_scheme_tls,
     percpu_scheme_var, percpu_scheme_counter_32, percpu_scheme_counter_1024,
-    percpu_scheme_counter_lazy, percpu_scheme_pool, percpu_scheme_robust, percpu_scheme_handover,
-    percpu_scheme_ring, percpu_scheme_limiter, percpu_scheme_atomic_pair;
+    percpu_scheme_counter_lazy, percpu_scheme_counter_upgraded, percpu_scheme_pool,
+    percpu_scheme_robust, percpu_scheme_handover, percpu_scheme_ring, percpu_scheme_limiter,
+    percpu_scheme_atomic_pair;
 
 /* Zeroed memory that starts a cache line and shares its last one with nothing: what is timed must
  * not depend on what malloc() puts beside it. Free it with free(). NULL with errno ENOMEM. */

@@ -6,12 +6,25 @@
 #include "scheme.h"
 
 const struct percpu_scheme *const percpu_schemes[] = {
-    &percpu_scheme_empty,        &percpu_scheme_racy,         &percpu_scheme_mutex,
-    &percpu_scheme_atomic,       &percpu_scheme_packed,       &percpu_scheme_padded,
-    &percpu_scheme_tls,          &percpu_scheme_var,          &percpu_scheme_counter_32,
-    &percpu_scheme_counter_1024, &percpu_scheme_counter_lazy, &percpu_scheme_pool,
-    &percpu_scheme_robust,       &percpu_scheme_handover,     &percpu_scheme_ring,
-    &percpu_scheme_limiter,      &percpu_scheme_atomic_pair,  NULL,
+    &percpu_scheme_empty,
+    &percpu_scheme_racy,
+    &percpu_scheme_mutex,
+    &percpu_scheme_atomic,
+    &percpu_scheme_packed,
+    &percpu_scheme_padded,
+    &percpu_scheme_tls,
+    &percpu_scheme_var,
+    &percpu_scheme_counter_32,
+    &percpu_scheme_counter_1024,
+    &percpu_scheme_counter_lazy,
+    &percpu_scheme_counter_upgraded,
+    &percpu_scheme_pool,
+    &percpu_scheme_robust,
+    &percpu_scheme_handover,
+    &percpu_scheme_ring,
+    &percpu_scheme_limiter,
+    &percpu_scheme_atomic_pair,
+    NULL,
 };
 
 void *percpu_scheme_alloc(size_t size)

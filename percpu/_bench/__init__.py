@@ -1,0 +1,1 @@
+"""The lines of `percpu.bench`, by what they are about."""
