@@ -21,7 +21,11 @@ c_header_folder = str(HERE.parent / "csrc" / "include" / "percpu")
 standard_types = "bool double int64_t intptr_t size_t uint8_t uint16_t uint32_t uint64_t uintptr_t"
 nitpick_ignore = [("c:identifier", name) for name in standard_types.split()]
 nitpick_ignore += [("py:mod", "array"), ("py:mod", "struct"), ("py:func", "len")]
-nitpick_ignore += [("py:class", "array.array"), ("py:func", "time.monotonic")]
+nitpick_ignore += [
+    ("py:class", "array.array"),
+    ("py:class", "ctypes.Structure"),
+    ("py:func", "time.monotonic"),
+]
 # A struct and the function that fills it share a name, which C allows and Sphinx's index does not.
 suppress_warnings = ["duplicate_declaration.c"]
 

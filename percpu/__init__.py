@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from percpu._map import PoolMap
     from percpu._pool_set import PerCpuPoolSet
     from percpu._stats_snapshot import StatsDifference, StatsSnapshot
+    from percpu._struct import PerCpuStruct
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "PerCpuRef",
     "PerCpuStat",
     "PerCpuStats",
+    "PerCpuStruct",
     "PerCpuVar",
     "PoolExhausted",
     "PoolMap",
@@ -108,6 +110,7 @@ _SELDOM = {
     "PoolMap": "percpu._map",
     "StatsDifference": "percpu._stats_snapshot",
     "StatsSnapshot": "percpu._stats_snapshot",
+    "PerCpuStruct": "percpu._struct",
 }
 """In which module what is seldom needed is: it is imported when it is asked for."""
 

@@ -279,7 +279,7 @@ def test_signal_handlers_and_finalizers_count_too() -> None:
         PerCpuStats("made", "in", "handler").inc("in")
 
     loops = 20_000
-    with storm(in_handler) as calls:
+    with storm(in_handler, period=0.0005) as calls:
         for _ in range(loops):
             stats.inc("loop")
             Dying()

@@ -4,6 +4,7 @@
  */
 #include "item.h"
 #include "memory.h"
+#include "var.h"
 
 #include <string.h>
 
@@ -66,17 +67,23 @@ bool percpu_py_item_is_freed(const struct percpu_py_item *self)
     return __atomic_load_n(&self->exports, __ATOMIC_ACQUIRE) == PERCPU_PY_ITEM_FREED;
 }
 
+static bool is_shut(const struct percpu_py_item *self)
+{
+    return __atomic_load_n(&self->exports, __ATOMIC_RELAXED) == PERCPU_PY_ITEM_SHUT;
+}
+
 bool percpu_py_item_is_usable(const struct percpu_py_item *self)
 {
-    return !percpu_py_item_is_freed(self) && !percpu_py_is_closed(&self->closed);
+    return !percpu_py_item_is_freed(self) && !is_shut(self) && !percpu_py_is_closed(&self->closed);
 }
 
 int percpu_py_item_raise_unusable(PyObject *op)
 {
+    const struct percpu_py_item *self = percpu_py_as_item(op);
     percpu_py_raise(Py_TYPE(op), PERCPU_PY_CLOSED,
-                    percpu_py_item_is_freed(percpu_py_as_item(op))
-                        ? "this item was freed"
-                        : "the pool of this item is closed");
+                    percpu_py_item_is_freed(self) ? "this item was freed"
+                    : is_shut(self)               ? "the struct of this item is closed"
+                                                  : "the pool of this item is closed");
     return -1;
 }
 
@@ -93,7 +100,20 @@ static enum freeing become_free(struct percpu_py_item *self, size_t *exports)
     if (__atomic_compare_exchange_n(&self->exports, exports, PERCPU_PY_ITEM_FREED, false,
                                     __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
         return DONE;
-    return *exports == PERCPU_PY_ITEM_FREED ? UNUSABLE : IN_USE;
+    return *exports >= PERCPU_PY_ITEM_SHUT ? UNUSABLE : IN_USE;
+}
+
+static void raise_in_use(const char *what, size_t exports)
+{
+    size_t variables = exports / PERCPU_PY_ITEM_VARIABLE;
+    size_t buffers = exports % PERCPU_PY_ITEM_VARIABLE;
+    if (buffers == 0)
+        PyErr_Format(PyExc_BufferError, "cannot %s while %zu variables of it live: drop them first",
+                     what, variables);
+    else
+        PyErr_Format(PyExc_BufferError,
+                     "cannot %s while %zu memoryviews or arrays of it live: release them first",
+                     what, buffers);
 }
 
 static int free_or_raise(PyObject *op, bool again)
@@ -111,10 +131,7 @@ static int free_or_raise(PyObject *op, bool again)
         percpu_py_raise(Py_TYPE(op), PERCPU_PY_CLOSED, "this item is free: it is being destructed");
         return -1;
     default:
-        PyErr_Format(PyExc_BufferError,
-                     "cannot free an item while %zu memoryviews or arrays of it live: release them "
-                     "first",
-                     exports);
+        raise_in_use("free an item", exports);
         return -1;
     }
 }
@@ -130,6 +147,23 @@ void percpu_py_item_abandon(PyObject *op)
     if (become_free(percpu_py_as_item(op), &exports) == DONE)
         percpu_py_pool_give_back_quietly(percpu_py_as_item(op)->pool,
                                          percpu_py_as_item(op)->address);
+}
+
+int percpu_py_item_shut(PyObject *op)
+{
+    struct percpu_py_item *self = percpu_py_as_item(op);
+    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
+    do {
+        if (exports >= PERCPU_PY_ITEM_SHUT || self->copies != NULL)
+            return percpu_py_item_raise_unusable(op);
+        if (exports % PERCPU_PY_ITEM_VARIABLE != 0) {
+            raise_in_use("close a struct", exports);
+            return -1;
+        }
+    } while (!__atomic_compare_exchange_n(&self->exports, &exports, PERCPU_PY_ITEM_SHUT, true,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    percpu_py_sites_remove(self->pool, self->address); /* no leak of a robust pool */
+    return 0;
 }
 
 static int item_traverse(PyObject *op, visitproc visit, void *arg)
@@ -190,16 +224,18 @@ PyDoc_STRVAR(free_doc,
              "free($self, /)\n--\n\n"
              "Give the memory back to the pool.\n\n"
              "Raises :exc:`ClosedError` if that was done before or the pool is closed, and\n"
-             ":exc:`BufferError` while a memoryview or array of the item lives.");
+             ":exc:`BufferError` while a memoryview, array or variable of the item lives.");
 
 static PyObject *item_free(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     return percpu_py_item_free(op) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
-PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
-                        "Do as :meth:`free` does, if the item is not freed or closed already.\n\n"
-                        "Raises :exc:`BufferError` while a memoryview or array of the item lives.");
+PyDoc_STRVAR(close_doc,
+             "close($self, /)\n--\n\n"
+             "Do as :meth:`free` does, if the item is not freed or closed already.\n\n"
+             "Raises :exc:`BufferError` while a memoryview, array or variable of the item\n"
+             "lives.");
 
 static PyObject *item_close(PyObject *op, PyObject *Py_UNUSED(unused))
 {
@@ -231,9 +267,34 @@ static PyObject *item_repr(PyObject *op)
                                 self->shape[1], self->shape[0], self->address);
 }
 
+PyDoc_STRVAR(
+    var_doc,
+    "var($self, /, code, offset=0)\n--\n\n"
+    "Return a :class:`PerCpuVar` for the number of type `code` that lies `offset` bytes into the\n"
+    "item, in each CPU's copy, with whatever value it has.\n\n"
+    "The item cannot be freed while a variable of it lives, open or closed: :exc:`BufferError`.\n"
+    "Raises :exc:`ValueError` for a `code` that is none of PerCpuVar's, an `offset` with which the\n"
+    "number would not be inside the item and aligned to its size, and for an item of a pool of\n"
+    "scope 'global'; :exc:`ClosedError`.");
+
+static PyObject *item_var(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const struct percpu_py_signature signature = {
+        .callable = "var",
+        .required = 1,
+        .positional = 2,
+        .parameters = {"code", "offset"},
+    };
+    PyObject *values[2];
+    if (percpu_py_match_vector(&signature, args, (size_t)nargs, kwnames, values) != 0)
+        return NULL;
+    return percpu_py_var_of_item(op, values[0], values[1]);
+}
+
 static PyMethodDef item_methods[] = {
     {"address", (PyCFunction)(void (*)(void))item_address, METH_FASTCALL | METH_KEYWORDS,
      address_doc},
+    {"var", (PyCFunction)(void (*)(void))item_var, METH_FASTCALL | METH_KEYWORDS, var_doc},
     {"free", item_free, METH_NOARGS, free_doc},
     {"close", item_close, METH_NOARGS, close_doc},
     {"__enter__", item_enter, METH_NOARGS, enter_doc},

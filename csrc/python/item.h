@@ -2,9 +2,16 @@
 /*
  * item.h - PerCpuItem, as seen by its pool and by the views of its copies.
  *
- * Threads agree on an item's life through one word, `exports`: how many buffers are in use, or
- * FREED. An item with buffers cannot become FREED, and a FREED one gets no buffer; whoever changes
- * it from 0 to FREED gives the memory back.
+ * Threads agree on an item's life through one word, `exports`: how many buffers are in use, how many
+ * variables of it there are, or FREED, or SHUT.
+ *
+ *      63 ............................... 32 | 31 .............................. 0
+ *      variables: they live, open or closed  | buffers in use
+ *
+ * An item with buffers or variables cannot become FREED, and a FREED one gets none; whoever changes
+ * it from 0 to FREED gives the memory back. A PerCpuStruct is closed by making the word of its item
+ * SHUT, which only buffers stand against: there will be no more of anything, its variables are
+ * closed next, and the memory is given back in dealloc, because an operation may be under way.
  *
  * An item that is lent to dtor is different: the memory is not its own, and is gone when dtor
  * returns, although views of it may not be. So views show `copies`, made before, and the item
@@ -15,6 +22,8 @@
 
 #include "pool.h"
 
+#define PERCPU_PY_ITEM_VARIABLE ((size_t)1 << 32)
+#define PERCPU_PY_ITEM_SHUT (SIZE_MAX - 1)
 #define PERCPU_PY_ITEM_FREED SIZE_MAX
 
 struct percpu_py_item {
@@ -51,8 +60,11 @@ int percpu_py_item_free(PyObject *item);
 /* The same if nobody has a view of it. An exception that is set stays. */
 void percpu_py_item_abandon(PyObject *item);
 
-/* Whether it was freed; and whether it can be used: neither freed, nor closed with its pool. The
- * answers may be out of date, unless the caller has a buffer. */
+/* Make it SHUT. 0; -1 with ClosedError or BufferError. */
+int percpu_py_item_shut(PyObject *item);
+
+/* Whether it was freed; and whether it can be used: neither freed nor shut, nor closed with its pool.
+ * The answers may be out of date, unless the caller has a buffer. */
 bool percpu_py_item_is_freed(const struct percpu_py_item *item);
 bool percpu_py_item_is_usable(const struct percpu_py_item *item);
 
@@ -62,6 +74,10 @@ int percpu_py_item_raise_unusable(PyObject *item);
 /* One more buffer in use; one less. 0; -1, with no exception: freed or closed. */
 int percpu_py_item_begin_export(PyObject *item);
 void percpu_py_item_release(PyObject *item);
+
+/* One more variable; one less. 0; -1 with ClosedError. */
+int percpu_py_item_begin_variable(PyObject *item);
+void percpu_py_item_end_variable(PyObject *item);
 
 /* Export CPU `cpu`'s copy in the name of `exporter`. 0; -1 with ClosedError or BufferError. */
 int percpu_py_item_get_copy(PyObject *item, PyObject *exporter, unsigned cpu, Py_buffer *view,

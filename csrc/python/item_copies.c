@@ -12,7 +12,7 @@ int percpu_py_item_begin_export(PyObject *op)
         return percpu_py_item_is_usable(self) ? 0 : -1;
     size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
     do {
-        if (exports == PERCPU_PY_ITEM_FREED)
+        if (exports >= PERCPU_PY_ITEM_SHUT)
             return -1;
     } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
                                           __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
@@ -29,6 +29,37 @@ void percpu_py_item_release(PyObject *op)
         return;
     percpu_py_pool_end_export(self->pool);
     __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
+}
+
+int percpu_py_item_begin_variable(PyObject *op)
+{
+    struct percpu_py_item *self = percpu_py_as_item(op);
+    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
+    do {
+        if (exports >= PERCPU_PY_ITEM_SHUT || !percpu_py_item_is_usable(self))
+            return percpu_py_item_raise_unusable(op);
+        if (self->copies != NULL) {
+            percpu_py_raise(Py_TYPE(op), PERCPU_PY_CLOSED,
+                            "this item is free: it is being destructed");
+            return -1;
+        }
+    } while (!__atomic_compare_exchange_n(&self->exports, &exports,
+                                          exports + PERCPU_PY_ITEM_VARIABLE, true, __ATOMIC_ACQUIRE,
+                                          __ATOMIC_RELAXED));
+    return 0;
+}
+
+/* Release: what was done to the memory comes before it is given back. */
+void percpu_py_item_end_variable(PyObject *op)
+{
+    struct percpu_py_item *self = percpu_py_as_item(op);
+    size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
+    do {
+        if (exports == PERCPU_PY_ITEM_SHUT)
+            return;
+    } while (!__atomic_compare_exchange_n(&self->exports, &exports,
+                                          exports - PERCPU_PY_ITEM_VARIABLE, true, __ATOMIC_RELEASE,
+                                          __ATOMIC_RELAXED));
 }
 
 static int export(struct percpu_py_item *self, PyObject *exporter, struct percpu_py_array *array,

@@ -47,6 +47,7 @@ static int (*const add_types[])(PyObject *module, struct percpu_py_state *state)
     percpu_py_add_item,
     percpu_py_add_copy,
     percpu_py_add_memory,
+    percpu_py_add_records,
     percpu_py_add_var,
     percpu_py_add_counter,
     percpu_py_add_limiter,
@@ -79,6 +80,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->item_type);
     Py_VISIT(state->copy_type);
     Py_VISIT(state->memory_type);
+    Py_VISIT(state->records_type);
     Py_VISIT(state->var_type);
     Py_VISIT(state->counter_type);
     Py_VISIT(state->limiter_type);
@@ -100,6 +102,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->item_type);
     Py_CLEAR(state->copy_type);
     Py_CLEAR(state->memory_type);
+    Py_CLEAR(state->records_type);
     Py_CLEAR(state->var_type);
     Py_CLEAR(state->counter_type);
     Py_CLEAR(state->limiter_type);

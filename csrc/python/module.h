@@ -37,6 +37,7 @@ struct percpu_py_state {
     PyTypeObject *item_type;
     PyTypeObject *copy_type;
     PyTypeObject *memory_type;
+    PyTypeObject *records_type;
     PyTypeObject *var_type;
     PyTypeObject *counter_type;
     PyTypeObject *limiter_type;
@@ -65,6 +66,7 @@ int percpu_py_add_pool(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_item(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_copy(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_memory(PyObject *module, struct percpu_py_state *state);
+int percpu_py_add_records(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_var(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_counter(PyObject *module, struct percpu_py_state *state);
 int percpu_py_add_limiter(PyObject *module, struct percpu_py_state *state);

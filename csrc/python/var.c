@@ -30,6 +30,7 @@ static int var_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(percpu_py_as_var(op)->pool);
+    Py_VISIT(percpu_py_as_var(op)->item);
     return 0;
 }
 
@@ -40,6 +41,7 @@ static void var_dealloc(PyObject *op)
     if (percpu_py_as_var(op)->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
     percpu_py_var_give_back(percpu_py_as_var(op));
+    Py_XDECREF(percpu_py_as_var(op)->item);
     Py_XDECREF(percpu_py_as_var(op)->pool);
     type->tp_free(op);
     Py_DECREF(type);
@@ -266,7 +268,7 @@ static PyObject *var_close(PyObject *op, PyObject *Py_UNUSED(unused))
                             "release them first",
                             exports);
     percpu_py_point_closed(&self->closed, &percpu_py_shut);
-    if (self->pool != NULL)
+    if (self->pool != NULL && self->item == NULL)
         percpu_py_sites_remove(self->pool, self->ptr.base); /* no leak of a robust pool */
     Py_RETURN_NONE;
 }
@@ -339,6 +341,12 @@ static PyObject *get_pool(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(pool != NULL ? (PyObject *)pool : Py_None);
 }
 
+static PyObject *get_item(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *item = percpu_py_as_var(op)->item;
+    return Py_NewRef(item != NULL ? item : Py_None);
+}
+
 static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(percpu_py_is_closed(&percpu_py_as_var(op)->closed));
@@ -346,7 +354,8 @@ static PyObject *get_closed(PyObject *op, void *Py_UNUSED(closure))
 
 static PyGetSetDef var_attributes[] = {
     {"code", get_code, NULL, "The type code.", NULL},
-    {"pool", get_pool, NULL, "The PerCpuPool that was given, or None.", NULL},
+    {"pool", get_pool, NULL, "The PerCpuPool that it is in, or None: a pool of the process.", NULL},
+    {"item", get_item, NULL, "The PerCpuItem that it is in, if item.var() made it, or None.", NULL},
     {"closed", get_closed, NULL, "Whether the variable or its pool was closed.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -14,8 +14,9 @@ struct percpu_py_var {
     const struct percpu_py_var_ops *ops;
     percpu_ptr ptr;              /* base NULL: not made yet */
     unsigned cpus;               /* copies */
-    struct percpu_pool *memory;  /* what `ptr` is an item of */
+    struct percpu_pool *memory;  /* what `ptr` is an item of, or lies in an item of */
     struct percpu_py_pool *pool; /* a reference, or NULL: a pool of the process */
+    PyObject *item;              /* what `ptr` lies in: a reference; NULL: memory of its own */
     size_t exports;              /* buffers in use; SIZE_MAX: closed, so there will be none */
     Py_ssize_t shape, stride;
     PyObject *weakrefs;
@@ -24,6 +25,9 @@ struct percpu_py_var {
 /* PerCpuVar()'s parameters; make one of `values` in their order. NULL with an exception. */
 extern const struct percpu_py_signature percpu_py_var_signature;
 PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values);
+
+/* What PerCpuItem.var() returns; `offset` may be NULL. NULL with an exception. */
+PyObject *percpu_py_var_of_item(PyObject *item, PyObject *code, PyObject *offset);
 
 /* Give its memory back, if it came that far. */
 void percpu_py_var_give_back(struct percpu_py_var *self);

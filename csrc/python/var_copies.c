@@ -2,6 +2,7 @@
 /*
  * var_copies.c - all copies of a PerCpuVar: their sum and extremes, as a sequence, as a buffer.
  */
+#include "item.h"
 #include "var.h"
 
 #include <percpu/this_cpu.h>
@@ -91,7 +92,7 @@ PyObject *percpu_py_var_at(PyObject *op, Py_ssize_t position)
     return NULL;
 }
 
-/* 0 and a buffer in use, in the variable and in its pool; -1: closed. */
+/* 0 and a buffer in use, in the variable and in its item or pool; -1: closed. */
 static int begin_export(struct percpu_py_var *self)
 {
     size_t exports = __atomic_load_n(&self->exports, __ATOMIC_RELAXED);
@@ -100,7 +101,8 @@ static int begin_export(struct percpu_py_var *self)
             return -1;
     } while (!__atomic_compare_exchange_n(&self->exports, &exports, exports + 1, true,
                                           __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
-    if (self->pool == NULL || percpu_py_pool_export(self->pool) == 0)
+    if (self->item != NULL ? percpu_py_item_begin_export(self->item) == 0
+                           : self->pool == NULL || percpu_py_pool_export(self->pool) == 0)
         return 0;
     __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
     return -1;
@@ -108,7 +110,9 @@ static int begin_export(struct percpu_py_var *self)
 
 static void end_export(struct percpu_py_var *self)
 {
-    if (self->pool != NULL)
+    if (self->item != NULL)
+        percpu_py_item_release(self->item);
+    else if (self->pool != NULL)
         percpu_py_pool_end_export(self->pool);
     __atomic_sub_fetch(&self->exports, 1, __ATOMIC_RELEASE);
 }

@@ -2,6 +2,7 @@
 /*
  * var_make.c - where a PerCpuVar's memory comes from and goes to, and its values in Python.
  */
+#include "item.h"
 #include "var.h"
 
 #include <errno.h>
@@ -94,6 +95,37 @@ static int place(struct percpu_py_var *self, uint64_t value)
     return 0;
 }
 
+/* A variable that is closed and has no memory, while the garbage collector can see it, but nobody
+ * should. */
+static struct percpu_py_var *allocate(PyTypeObject *type, const struct percpu_py_var_ops *ops,
+                                      struct percpu_py_pool *pool)
+{
+    struct percpu_py_var *self = percpu_py_as_var(type->tp_alloc(type, 0));
+    if (self == NULL)
+        return NULL;
+    percpu_py_point_closed(&self->closed, &percpu_py_shut);
+    self->exports = SIZE_MAX;
+    self->ops = ops;
+    self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
+    return self;
+}
+
+static void set_shape(struct percpu_py_var *self)
+{
+    struct percpu_pool_geometry geometry;
+    percpu_pool_geometry(self->memory, &geometry);
+    self->cpus = geometry.cpus;
+    self->shape = (Py_ssize_t)geometry.cpus;
+    self->stride = (Py_ssize_t)geometry.stride;
+}
+
+static void set_open(struct percpu_py_var *self, const uint8_t *closed)
+{
+    /* Release: pairs with begin_export() in var_copies.c. */
+    __atomic_store_n(&self->exports, 0, __ATOMIC_RELEASE);
+    percpu_py_point_closed(&self->closed, closed);
+}
+
 PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
 {
     const struct percpu_py_var_ops *ops = code_argument(values[0]);
@@ -104,13 +136,9 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
         percpu_py_pool_argument(type, values[2], &pool) != 0 ||
         (pool != NULL && percpu_py_pool_fits(pool, ops->width, ops->width, ops->of + 5) != 0))
         return NULL;
-    struct percpu_py_var *self = (struct percpu_py_var *)type->tp_alloc(type, 0);
+    struct percpu_py_var *self = allocate(type, ops, pool);
     if (self == NULL)
         return NULL;
-    percpu_py_point_closed(&self->closed, &percpu_py_shut);
-    self->exports = SIZE_MAX; /* while the garbage collector can see it, but nobody should */
-    self->ops = ops;
-    self->pool = (struct percpu_py_pool *)Py_XNewRef((PyObject *)pool);
     int error = place(self, value);
     if (error == ENOMEM && pool == NULL && percpu_py_collect_deferred())
         error = place(self, value);
@@ -123,15 +151,62 @@ PyObject *percpu_py_var_make(PyTypeObject *type, PyObject *const *values)
         Py_DECREF(self);
         return NULL;
     }
-    struct percpu_pool_geometry geometry;
-    percpu_pool_geometry(self->memory, &geometry);
-    self->cpus = geometry.cpus;
-    self->shape = (Py_ssize_t)geometry.cpus;
-    self->stride = (Py_ssize_t)geometry.stride;
+    set_shape(self);
     if (pool == NULL) /* a pool with max_ranges needs its items back at once */
         percpu_py_defer_refcount((PyObject *)self);
-    __atomic_store_n(&self->exports, 0, __ATOMIC_RELEASE); /* pairs with begin_export() in var.c */
-    percpu_py_point_closed(&self->closed, pool != NULL ? &pool->closed : &percpu_py_open);
+    set_open(self, pool != NULL ? &pool->closed : &percpu_py_open);
+    return (PyObject *)self;
+}
+
+/* in an item --------------------------------------------------------------------------------- */
+
+/* Where in `item` the number would be; NULL with ValueError or TypeError. */
+static char *place_in_item(const struct percpu_py_item *item, const struct percpu_py_var_ops *ops,
+                           PyObject *offset)
+{
+    const struct percpu_pool_geometry *geometry = &item->pool->geometry;
+    uint64_t bytes = 0;
+    if (geometry->global) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the item must be of a pool of scope 'percpu', with a copy for each CPU");
+        return NULL;
+    }
+    if (geometry->item_size < ops->width) {
+        PyErr_Format(PyExc_ValueError, "code '%s' needs %u bytes, and the item has %zu",
+                     ops->format, ops->width, geometry->item_size);
+        return NULL;
+    }
+    if (offset != NULL &&
+        percpu_py_size(offset, "offset", ops->of, 0, geometry->item_size - ops->width, &bytes) != 0)
+        return NULL;
+    if (bytes % ops->width == 0) /* the item itself is aligned: see percpu_pool_alloc() */
+        return item->address + bytes;
+    percpu_py_reject(PyExc_ValueError, "offset", offset, "a multiple of %u%s", ops->width, ops->of);
+    return NULL;
+}
+
+PyObject *percpu_py_var_of_item(PyObject *op, PyObject *code, PyObject *offset)
+{
+    struct percpu_py_item *item = percpu_py_as_item(op);
+    const struct percpu_py_var_ops *ops = code_argument(code);
+    char *place = ops != NULL ? place_in_item(item, ops, offset) : NULL;
+    struct percpu_py_state *state = percpu_py_state_of(Py_TYPE(op));
+    if (place == NULL)
+        return NULL;
+    if (state == NULL || state->var_type == NULL)
+        return percpu_py_raise_closed(op);
+    struct percpu_py_var *self = allocate(state->var_type, ops, item->pool);
+    if (self == NULL)
+        return NULL;
+    if (percpu_py_item_begin_variable(op) != 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->item = Py_NewRef(op);
+    self->memory = item->pool->memory;
+    self->ptr = percpu_pool_ptr(self->memory, place);
+    set_shape(self);
+    set_open(self, &item->pool->closed);
     return (PyObject *)self;
 }
 
@@ -139,7 +214,9 @@ void percpu_py_var_give_back(struct percpu_py_var *self)
 {
     if (self->ptr.base == NULL)
         return;
-    if (self->pool == NULL)
+    if (self->item != NULL)
+        percpu_py_item_end_variable(self->item);
+    else if (self->pool == NULL)
         percpu_pool_free(self->memory, self->ptr.base);
     else
         percpu_py_pool_give_back_quietly(self->pool, self->ptr.base);
