@@ -45,7 +45,7 @@ def lines() -> list[Line]:
         Line(Subject("Python s.inc('name')", call(with_name)), inc, None),
         Line(
             Subject("s.add_at(indices)", _add_at(stats)),
-            Subject("loop of s.inc(i)", _loop(stats)),
+            Subject("loop of inc(i)", _loop(stats)),
             None,
         ),
     ]
