@@ -22,6 +22,7 @@ static struct percpu_limiter limiter;
 static uint64_t capacity;
 static atomic_ullong held, refusals;
 static bool everybody_fits; /* no acquire may fail */
+static struct percpu_pool *pool;
 static cpu_set_t allowed;
 
 static bool take(uint64_t n)
@@ -41,10 +42,34 @@ static void give(uint64_t n)
     CHECK(percpu_limiter_release(&limiter, n) == 0);
 }
 
+static atomic_bool forks_wanted;
+static _Thread_local volatile bool forking; /* fork() may not be called in the middle of fork() */
+
+static void child(void);
+
+static void fork_now(void)
+{
+    forking = true;
+    pid_t pid = fork();
+    forking = false;
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        child();
+        _exit(0);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) != pid)
+        CHECK(errno == EINTR);
+    CHECK_CASE(status == 0, "status %#x", (unsigned)status);
+}
+
+/* Wherever the thread is: in a section, on the slow path, before a fork of its own. */
 static void in_handler(void)
 {
     if (take(1))
         give(1);
+    if (!forking && !stopping() && atomic_exchange(&forks_wanted, false))
+        fork_now();
 }
 
 /* ---- workers ------------------------------------------------------------------------------- */
@@ -128,16 +153,8 @@ static void forker(struct worker *worker)
     for (; !stopping(); worker->done++) {
         if (take(1))
             give(1);
-        pid_t pid = fork();
-        CHECK(pid >= 0);
-        if (pid == 0) {
-            child();
-            _exit(0);
-        }
-        int status;
-        while (waitpid(pid, &status, 0) != pid)
-            CHECK(errno == EINTR);
-        CHECK_CASE(status == 0, "status %#x", (unsigned)status);
+        fork_now();
+        atomic_store(&forks_wanted, true); /* the next one is some handler's */
     }
 }
 
@@ -160,7 +177,7 @@ static void run(void (*const *bodies)(struct worker *), unsigned kinds, uint64_t
 {
     capacity = tokens;
     unsigned long before = atomic_load(&storm_hits);
-    CHECK(percpu_limiter_init(&limiter, NULL, capacity) == 0);
+    CHECK(percpu_limiter_init(&limiter, pool, capacity) == 0);
     CHECK(run_workers(WORKERS, bodies, kinds, STORM, RUN_MS) > 0);
     CHECK(atomic_load(&storm_hits) > before);
     check_the_end();
@@ -224,7 +241,7 @@ static void test_others_reach_the_capacity_exactly(void)
 {
     void (*const bodies[])(struct worker *) = {grab};
     capacity = 1000;
-    CHECK(percpu_limiter_init(&limiter, NULL, capacity) == 0);
+    CHECK(percpu_limiter_init(&limiter, pool, capacity) == 0);
     for (unsigned round = 0; round < 5; round++) {
         while (take(1))
             ;
@@ -246,19 +263,28 @@ static void test_others_reach_the_capacity_exactly(void)
     percpu_limiter_destroy(&limiter);
 }
 
+static void test_all(void)
+{
+    test_no_refusal_without_need();
+    test_scarce();
+    test_hogs();
+    test_forks();
+    test_others_reach_the_capacity_exactly();
+}
+
 int main(void)
 {
     deadline(100);
     CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
     storm_work = in_handler;
-    for (unsigned attempts = 0; attempts <= 100; attempts += 100) {
-        unsigned former = percpu_set_max_attempts(attempts);
-        test_no_refusal_without_need();
-        test_scarce();
-        test_hogs();
-        test_forks();
-        test_others_reach_the_capacity_exactly();
-        percpu_set_max_attempts(former);
-    }
+    test_all(); /* in a pool of the process */
+    struct percpu_pool_attr attr = {.item_size = 8, .cpus = percpu_nr_cpus() + 3};
+    if (percpu_index_check(PERCPU_INDEX_CID) == 0)
+        attr.index = PERCPU_INDEX_CID;
+    CHECK((pool = percpu_pool_create(&attr)) != NULL);
+    unsigned former = percpu_set_max_attempts(0); /* what is not done at once is done gated */
+    test_all();
+    percpu_set_max_attempts(former);
+    percpu_pool_destroy(pool);
     return 0;
 }
