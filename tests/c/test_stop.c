@@ -175,8 +175,11 @@ static void test_one_instant(void)
         memset(&copies[cpu].words, 0, sizeof copies[cpu].words);
     copies[0].words.tokens = TOKENS;
     counts = stops = 0;
-    CHECK(run_workers(WORKERS, bodies, 6, STORM, RUN_MS) > 0);
-    CHECK(stops > 0 && storm_hits > 0);
+    unsigned long hits = atomic_load(&storm_hits);
+    /* Where other processes want the CPUs too, a run may be over before anything has happened. */
+    for (unsigned tries = 0; tries < 50 && (stops == 0 || storm_hits == hits); tries++)
+        (void)run_workers(WORKERS, bodies, 6, STORM, RUN_MS);
+    CHECK(stops > 0 && storm_hits > hits);
     uint64_t counted = 0, tokens = 0;
     for (unsigned cpu = 0; cpu < nr_cpus; cpu++) {
         counted += copies[cpu].words.counted;
