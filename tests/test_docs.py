@@ -106,8 +106,13 @@ def test_the_names_page_names_what_there_is() -> None:
     declared = set(re.findall(r"\b(percpu_\w+)\(", headers.replace("_##S", "_S")))
     assert len(functions) > 20
     assert set(functions) <= declared
-    classes = {"v": percpu.PerCpuVar, "c": percpu.PerCpuCounter, "item": percpu.PerCpuItem}
-    methods = re.findall(r"``(v|c|item)\.(\w+)\(", table)
-    assert len(methods) > 20
+    classes = {
+        "v": percpu.PerCpuVar,
+        "c": percpu.PerCpuCounter,
+        "r": percpu.PerCpuRef,
+        "item": percpu.PerCpuItem,
+    }
+    methods = re.findall(r"``(v|c|r|item)\.(\w+)", table)
+    assert len(methods) > 45
     for letter, name in methods:
         assert hasattr(classes[letter], name), f"{letter}.{name}"

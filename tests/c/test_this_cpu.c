@@ -87,6 +87,12 @@ static const uint64_t borders[] = {
         OP(W, a, percpu_this_add_##S(object, n), a + b);                                           \
         OP(W, a, percpu_this_sub_##S(object, n), a - b);                                           \
         OP(W, a, CHECK(percpu_this_add_return_##S(object, n) == (T)(uint##W##_t)(a + b)), a + b);  \
+        OP(W, a, CHECK(percpu_this_sub_return_##S(object, n) == (T)(uint##W##_t)(a - b)), a - b);  \
+        T was = v;                                                                                 \
+        OP(W, a, CHECK(percpu_this_try_cmpxchg_##S(object, &was, n) && was == v), b);              \
+        was = n;                                                                                   \
+        OP(W, a, CHECK(percpu_this_try_cmpxchg_##S(object, &was, (T)1) == (a == b) && was == v),   \
+           a == b ? 1 : a);                                                                        \
         OP(W, a, CHECK(percpu_this_xchg_##S(object, n) == v), b);                                  \
         OP(W, a, CHECK(percpu_this_and_##S(object, n) == v), a &b);                                \
         OP(W, a, CHECK(percpu_this_or_##S(object, n) == v), a | b);                                \
@@ -129,6 +135,8 @@ static const uint64_t borders[] = {
         CONSTANT(S, W, a, (T)(UINT64_C(0x80000000) & (UINT64_MAX >> (64 - W))));                   \
         OP(W, a, percpu_this_inc_##S(object), a + 1);                                              \
         OP(W, a, percpu_this_dec_##S(object), a - 1);                                              \
+        OP(W, a, CHECK(percpu_this_inc_return_##S(object) == (T)(uint##W##_t)(a + 1)), a + 1);     \
+        OP(W, a, CHECK(percpu_this_dec_return_##S(object) == (T)(uint##W##_t)(a - 1)), a - 1);     \
     }
 
 #define TEST_INTEGER(S, T, W)                                                                      \
@@ -171,8 +179,17 @@ static void test_f64(void)
             OP(64, a, percpu_this_add_f64(object, n), BITS(sum));
             OP(64, a, percpu_this_sub_f64(object, -n), BITS(sum));
             OP(64, a, CHECK(BITS(percpu_this_add_return_f64(object, n)) == BITS(sum)), BITS(sum));
+            OP(64, a, CHECK(BITS(percpu_this_sub_return_f64(object, -n)) == BITS(sum)), BITS(sum));
+            OP(64, a, CHECK(BITS(percpu_this_inc_return_f64(object)) == BITS(v + 1)), BITS(v + 1));
+            OP(64, a, CHECK(BITS(percpu_this_dec_return_f64(object)) == BITS(v - 1)), BITS(v - 1));
             OP(64, a, CHECK(BITS(percpu_this_xchg_f64(object, n)) == a), b);
             OP(64, a, CHECK(BITS(percpu_this_cmpxchg_f64(object, v, n)) == a), b);
+            double was = v;
+            OP(64, a, CHECK(percpu_this_try_cmpxchg_f64(object, &was, n) && BITS(was) == a), b);
+            was = n;
+            OP(64, a, CHECK(percpu_this_try_cmpxchg_f64(object, &was, 7.0) == (a == b)),
+               a == b ? BITS(7.0) : a);
+            CHECK(BITS(was) == a);
             OP(64, a, CHECK(BITS(percpu_this_cmpxchg_f64(object, n, 7.0)) == a),
                a == b ? BITS(7.0) : a);
             unsigned cpu = (unsigned)(i + j) % nr_cpus;

@@ -11,9 +11,14 @@
  *   void percpu_this_inc_S(p)               v += 1
  *   void percpu_this_dec_S(p)               v -= 1
  *   T    percpu_this_add_return_S(p, n)     v += n, returns the new v
+ *   T    percpu_this_sub_return_S(p, n)     v -= n, returns the new v
+ *   T    percpu_this_inc_return_S(p)        v += 1, returns the new v
+ *   T    percpu_this_dec_return_S(p)        v -= 1, returns the new v
  *   T    percpu_this_xchg_S(p, x)           returns the old v, v = x
  *   T    percpu_this_cmpxchg_S(p, e, x)     returns the old v; v = x if it was e
  *                                           (f64: if its bits were those of e)
+ *   bool percpu_this_try_cmpxchg_S(p, &e, x)   the same; returns whether v was e, and stores the
+ *                                           old v in e if not
  *   T    percpu_this_and_S(p, m)            v &= m, returns the old v    (not f64)
  *   T    percpu_this_or_S(p, m)             v |= m, returns the old v    (not f64)
  *
@@ -91,6 +96,13 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
                                                 TO_WORD(expect));                                  \
         return FROM_WORD(old);                                                                     \
     }                                                                                              \
+    PERCPU_INLINE bool percpu_this_try_cmpxchg_##S(percpu_ptr p, T *expect, T x)                   \
+    {                                                                                              \
+        T old = percpu_this_cmpxchg_##S(p, *expect, x);                                            \
+        bool same = TO_WORD(old) == TO_WORD(*expect);                                              \
+        *expect = old;                                                                             \
+        return same;                                                                               \
+    }                                                                                              \
     PERCPU_INLINE T percpu_cpu_read_##S(percpu_ptr p, unsigned cpu)                                \
     {                                                                                              \
         return FROM_WORD(                                                                          \
@@ -117,6 +129,14 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
     PERCPU_INLINE void percpu_this_dec_##S(percpu_ptr p)                                           \
     {                                                                                              \
         percpu_this_add_##S(p, (T)-1);                                                             \
+    }                                                                                              \
+    PERCPU_INLINE T percpu_this_inc_return_##S(percpu_ptr p)                                       \
+    {                                                                                              \
+        return percpu_this_add_return_##S(p, (T)1);                                                \
+    }                                                                                              \
+    PERCPU_INLINE T percpu_this_dec_return_##S(percpu_ptr p)                                       \
+    {                                                                                              \
+        return percpu_this_add_return_##S(p, (T)-1);                                               \
     }
 
 #define PERCPU_THIS_INTEGER(S, T, W)                                                               \
@@ -136,6 +156,10 @@ PERCPU_INLINE double percpu_f64_from_bits(uint64_t bits)
                             PERCPU_COMMITTED))                                                     \
             old = (uint##W##_t)PERCPU_SLOW_WORD(p, PERCPU_OP_ADD, W / 8, (uint##W##_t)n, 0);       \
         return (T)(uint##W##_t)(old + (uint##W##_t)n);                                             \
+    }                                                                                              \
+    PERCPU_INLINE T percpu_this_sub_return_##S(percpu_ptr p, T n)                                  \
+    {                                                                                              \
+        return percpu_this_add_return_##S(p, (T)(0 - (uint##W##_t)n));                             \
     }                                                                                              \
     PERCPU_INLINE T percpu_this_and_##S(percpu_ptr p, T m)                                         \
     {                                                                                              \
@@ -181,6 +205,11 @@ PERCPU_INLINE double percpu_this_add_return_f64(percpu_ptr p, double n)
 PERCPU_INLINE void percpu_this_add_f64(percpu_ptr p, double n)
 {
     (void)percpu_this_add_return_f64(p, n);
+}
+
+PERCPU_INLINE double percpu_this_sub_return_f64(percpu_ptr p, double n)
+{
+    return percpu_this_add_return_f64(p, -n);
 }
 
 PERCPU_INLINE void percpu_this_sub_f64(percpu_ptr p, double n)
