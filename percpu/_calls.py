@@ -6,6 +6,7 @@ Nothing is subtracted: a report shows what the empty loop costs beside the rest.
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import textwrap
 import threading
@@ -96,6 +97,25 @@ def stat_calls(stats: percpu.PerCpuStats) -> tuple[Call, Call, Call]:
         Call("s.inc(h)", "s.inc(h)", {"s": stats, "h": handle}),
         Call("s.inc('name')", f"s.inc({name!r})", {"s": stats}),
     )
+
+
+def histogram_calls() -> tuple[Call, Call]:
+    """Return calls that observe a value: with log-linear buckets, and with explicit bounds."""
+    bounds = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+    return (
+        Call("h.observe(x)", "h.observe(0.03)", {"h": percpu.PerCpuHistogram()}),
+        Call("b.observe(x)", "b.observe(0.03)", {"b": percpu.PerCpuHistogram(bounds=bounds)}),
+    )
+
+
+def prometheus_observe() -> Call | None:
+    """Return a call of `prometheus_client`'s histogram, with its bounds; None if it is absent."""
+    try:
+        client = importlib.import_module("prometheus_client")
+    except ModuleNotFoundError:
+        return None
+    histogram = client.Histogram("percpu_bench", "Of a benchmark.", registry=None)
+    return Call("prometheus_client's observe", "p.observe(0.03)", {"p": histogram})
 
 
 def all_calls() -> list[Call]:

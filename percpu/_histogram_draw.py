@@ -10,8 +10,10 @@ from __future__ import annotations
 import html
 import math
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +45,10 @@ def bars(snapshot: HistogramSnapshot, most: int) -> list[Bar]:
         return []
     ends = (0, len(snapshot.bounds))
     edges = (-math.inf, *snapshot.bounds, math.inf)
-    between = [at for at in filled if at not in ends]
+    if snapshot.layout == "bounds":  # all are shown that lie between two that are
+        between = [at for at in range(filled[0], filled[-1] + 1) if at not in ends]
+    else:  # no page of rows for one value that is far from all others
+        between = [at for at in filled if at not in ends]
     inner = range(between[0], between[-1] + 1) if between else range(0)
     found = [Bar(edges[0], edges[1], snapshot.counts[0])] if filled[0] == 0 else []
     per_bar, phase = 1, 0
@@ -146,82 +151,98 @@ def text(snapshot: HistogramSnapshot, width: int) -> str:
 # ---- SVG ----------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT = 760, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 62, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 76, 44
+_FLOOR, _TALL = _HEIGHT - _BOTTOM, _HEIGHT - _BOTTOM - _TOP
 _RULES = {
     "text": "font: 12px sans-serif; fill: #1f2328",
     "text.title": "font-size: 14px; font-weight: 600",
     "text.note": "fill: #59636e",
+    "text.quantile": "fill: #c9343e; stroke: none",
     ".bar": "fill: #2f6fdb",
-    ".end": "fill: #9aa4af",
     ".axis": "stroke: #59636e; stroke-width: 1; fill: none",
     ".grid": "stroke: #eceff2; stroke-width: 1; fill: none",
     ".quantile": "stroke: #c9343e; stroke-width: 1.2; stroke-dasharray: 4 3; fill: none",
-    "text.quantile-name": "fill: #c9343e",
 }
 _STYLE = "".join(f".percpu-histogram {what} {{ {how} }} " for what, how in _RULES.items())
+
+
+def heights(snapshot: HistogramSnapshot, drawn: Sequence[Bar]) -> list[float]:
+    """Return how high bars are.
+
+    The parts of an octave are of one width, and so not on a logarithmic axis: there the area stands
+    for the count, and the height is what there would be in an octave.
+    """
+    if snapshot.layout == "bounds":
+        return [float(bar.count) for bar in drawn]
+    return [bar.count / math.log2(bar.high / bar.low) for bar in drawn]
+
+
+def ends_text(snapshot: HistogramSnapshot, ends: Sequence[Bar]) -> str:
+    """Say what a logarithmic axis has no place for."""
+    pairs = zip(labels(snapshot, ends), ends, strict=True)
+    return "; ".join(f"{name}: {bar.count:,}" for name, bar in pairs)
+
+
+def quantile_names(snapshot: HistogramSnapshot) -> dict[float, str]:
+    """Return what the usual quantiles are, those that are the same together."""
+    names: dict[float, str] = {}
+    for q, value in zip(QUANTILES, snapshot.quantiles(QUANTILES), strict=True):
+        names[value] = f"{names[value]} " if value in names else ""
+        names[value] += f"p{100 * q:g}"
+    return names
 
 
 class _Axis:
     """Where bars and values are, from left to right.
 
-    Log-linear bars are as wide as the logarithms of their values, and values lie between; those of
-    explicit bounds are all of one width, since bounds may be anything. A bar without an end has a
-    width of its own.
+    Log-linear bars are as wide as the logarithms of their values; those of explicit bounds are all
+    of one width, since bounds may be anything.
     """
 
     def __init__(self, snapshot: HistogramSnapshot, drawn: Sequence[Bar]) -> None:
-        log = snapshot.layout == "log"
-        inner = [bar for bar in drawn if bar.ended]
-        widths = [math.log2(bar.high / bar.low) if log else 1.0 for bar in inner]
-        self.end = (sum(widths) or 1.0) / 20 if log else 1.0
-        ends = len(drawn) - len(inner)
-        scale = (_WIDTH - _LEFT - _RIGHT) / (sum(widths) + ends * self.end)
-        self.places: list[tuple[float, float]] = []
-        x, inner_widths = float(_LEFT), iter(widths)
-        for bar in drawn:
-            width = (next(inner_widths) if bar.ended else self.end) * scale
-            self.places.append((x, x + width))
-            x += width
+        self.log = snapshot.layout == "log"
         self._drawn = drawn
-        self._log = log
+        widths = [math.log(bar.high / bar.low) if self.log else 1.0 for bar in drawn]
+        scale = (_WIDTH - _LEFT - _RIGHT) / sum(widths)
+        starts = [_LEFT + scale * before for before in accumulate(widths, initial=0.0)]
+        self.places = list(pairwise(starts))
 
     def x(self, value: float) -> float:
         """Return where `value` is."""
-        for bar, (left, right) in zip(self._drawn, self.places, strict=True):
-            if value > bar.high:
-                continue
-            if not math.isfinite(bar.low) or value <= bar.low:
-                return right if value > bar.low else left
-            if not math.isfinite(bar.high):
-                return left
-            share = (value - bar.low) / (bar.high - bar.low)
-            if self._log:
-                share = math.log(value / bar.low) / math.log(bar.high / bar.low)
-            return left + share * (right - left)
-        return self.places[-1][1]
+        at = bisect_left(self._drawn, value, key=lambda bar: bar.high)
+        if at == len(self._drawn):
+            return self.places[-1][1]
+        (left, right), bar = self.places[at], self._drawn[at]
+        if value <= bar.low or not math.isfinite(bar.high):
+            return left
+        if not math.isfinite(bar.low):
+            return right
+        share = (value - bar.low) / (bar.high - bar.low)
+        if self.log:
+            share = math.log(value / bar.low) / math.log(bar.high / bar.low)
+        return left + share * (right - left)
 
     def ticks(self) -> list[float]:
-        """Return the values to name: powers of ten, with 2 and 5 where those are few; bounds."""
+        """Return the values to name: powers of ten, with what lies between if those are few; or
+        bounds.
+        """
         edges = sorted({e for bar in self._drawn for e in (bar.low, bar.high) if math.isfinite(e)})
-        if not self._log or len(edges) < 2:
-            step = -(-len(edges) // 12)
-            return edges[::step]
-        low, high = edges[0], edges[-1]
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-            found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
-            if len(found) >= 4:
-                step = -(-len(found) // 12)
-                return found[::step]
+        if self.log:
+            low, high = edges[0], edges[-1]
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+                found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+                if len(found) >= 4:
+                    edges = found
+                    break
         return edges[:: -(-len(edges) // 12)]
 
 
-def _count_ticks(top: int) -> list[int]:
-    """Return round numbers up to `top`, about four."""
-    step = 10 ** max(0, math.floor(math.log10(top / 2)))
-    while top // step > 5:
-        step *= 5 if str(step)[0] == "2" and top // (step * 2.5) > 5 else 2
-    return list(range(0, top + 1, step))
+def _height_ticks(top: float) -> list[int]:
+    """Return round numbers up to `top`, from two to six."""
+    power = 10 ** max(0, math.floor(math.log10(top)) - 1)
+    step = next(power * factor for factor in (1, 2, 5, 10, 20, 50) if top <= 5 * power * factor)
+    return list(range(0, math.floor(top) + 1, step))
 
 
 def _text(x: float, y: float, words: str, style: str, anchor: str = "start") -> str:
@@ -231,54 +252,54 @@ def _text(x: float, y: float, words: str, style: str, anchor: str = "start") -> 
     )
 
 
-def _grid(top: int, floor: float, height: float) -> list[str]:
+def _grid(top: float) -> list[str]:
     shapes = []
-    for tick in _count_ticks(top):
-        y = floor - height * tick / top
+    for tick in _height_ticks(top):
+        y = _FLOOR - _TALL * tick / top
         shapes.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         shapes.append(_text(_LEFT - 8, y + 4, f"{tick:,}", "note", "end"))
     return shapes
 
 
-def _columns(
-    drawn: Sequence[Bar], names: Sequence[str], axis: _Axis, floor: float, height: float
-) -> list[str]:
-    top = max(bar.count for bar in drawn)
-    shapes = []
-    for bar, name, (left, right) in zip(drawn, names, axis.places, strict=True):
-        tall = height * bar.count / top
-        gap = min(1.0, (right - left) / 8)
-        style = "bar" if bar.ended else "end"
+def _columns(snapshot: HistogramSnapshot, drawn: Sequence[Bar], axis: _Axis) -> list[str]:
+    tall = heights(snapshot, drawn)
+    top = max(tall)
+    shapes = _grid(top)
+    for bar, name, height, (left, right) in zip(
+        drawn, labels(snapshot, drawn), tall, axis.places, strict=True
+    ):
+        up = _TALL * height / top
+        gap = min(0.5, (right - left) / 10)
         shapes.append(
-            f'<rect class="{style}" x="{left + gap:.1f}" y="{floor - tall:.1f}" '
-            f'width="{right - left - 2 * gap:.1f}" height="{tall:.1f}">'
+            f'<rect class="bar" x="{left + gap:.2f}" y="{_FLOOR - up:.1f}" '
+            f'width="{right - left - 2 * gap:.2f}" height="{up:.1f}">'
             f"<title>{html.escape(name)}: {bar.count:,}</title></rect>"
         )
     return shapes
 
 
-def _scale(axis: _Axis, floor: float) -> list[str]:
+def _scale(axis: _Axis) -> list[str]:
     ticks = axis.ticks()
-    shapes = [f'<path class="axis" d="M{_LEFT} {floor}H{_WIDTH - _RIGHT}"/>']
+    shapes = [f'<path class="axis" d="M{_LEFT} {_FLOOR}H{_WIDTH - _RIGHT}"/>']
     for tick, words in zip(ticks, number_texts(ticks), strict=True):
         x = axis.x(tick)
-        shapes.append(f'<path class="axis" d="M{x:.1f} {floor}v5"/>')
-        shapes.append(_text(x, floor + 19, words, "note", "middle"))
+        shapes.append(f'<path class="axis" d="M{x:.1f} {_FLOOR}v5"/>')
+        shapes.append(_text(x, _FLOOR + 19, words, "note", "middle"))
     return shapes
 
 
-def _quantiles(snapshot: HistogramSnapshot, axis: _Axis, floor: float) -> list[str]:
-    """Draw a line for each quantile, and its name above where there is room."""
+def _quantiles(snapshot: HistogramSnapshot, axis: _Axis) -> list[str]:
+    """Draw a line for each quantile, and its name above, higher where there is no room."""
     shapes, free = [], -math.inf
-    for q, value in zip(QUANTILES, snapshot.quantiles(QUANTILES), strict=True):
+    for value, name in quantile_names(snapshot).items():
         x = axis.x(value)
-        shapes.append(f'<path class="quantile" d="M{x:.1f} {_TOP - 4}V{floor}"/>')
-        words = f"p{100 * q:g} {value:.3g}"
-        half = 3.6 * len(words)
+        words = f"{name} {value:.3g}"
+        half = 3.8 * len(words)
         centre = min(max(x, _LEFT + half), _WIDTH - _RIGHT - half)
-        if centre - half >= free:
-            shapes.append(_text(centre, _TOP - 8, words, "quantile-name", "middle"))
-            free = centre + half + 8
+        y = _TOP - 8 if centre - half >= free else _TOP - 22
+        free = centre + half + 8 if y == _TOP - 8 else free
+        shapes.append(f'<path class="quantile" d="M{x:.1f} {y + 4}V{_FLOOR}"/>')
+        shapes.append(_text(centre, y, words, "quantile", "middle"))
     return shapes
 
 
@@ -286,18 +307,20 @@ def svg(snapshot: HistogramSnapshot) -> str:
     """Draw as an SVG image, on a ground of its own: a notebook's may be dark."""
     drawn = bars(snapshot, _SVG_BARS)
     shapes = [_text(12, 24, headline(snapshot), "title")]
-    tall = _HEIGHT if drawn else 40
-    if drawn:
-        floor, height = float(_HEIGHT - _BOTTOM), float(_HEIGHT - _BOTTOM - _TOP)
-        axis = _Axis(snapshot, drawn)
-        shapes += _grid(max(bar.count for bar in drawn), floor, height)
-        shapes += _columns(drawn, labels(snapshot, drawn), axis, floor, height)
-        shapes += _scale(axis, floor)
-        shapes += _quantiles(snapshot, axis, floor)
+    ends: list[Bar] = []
+    if snapshot.layout == "log":
         ends = [bar for bar in drawn if not bar.ended]
-        if ends:
-            words = " and ".join(labels(snapshot, ends))
-            shapes.append(_text(_LEFT, _HEIGHT - 8, f"grey: {words}", "note"))
+        drawn = [bar for bar in drawn if bar.ended]
+    tall = _HEIGHT if drawn else 60 if ends else 40
+    if drawn:
+        axis = _Axis(snapshot, drawn)
+        shapes += _columns(snapshot, drawn, axis)
+        shapes += _scale(axis)
+        shapes += _quantiles(snapshot, axis)
+        unit = "per octave" if axis.log else "observations"
+        shapes.append(_text(12, 42, unit, "note"))
+    if ends:
+        shapes.append(_text(_LEFT if drawn else 12, tall - 8, ends_text(snapshot, ends), "note"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {tall}" '
         f'width="{_WIDTH}" height="{tall}" class="percpu-histogram" role="img">'

@@ -11,7 +11,7 @@ from percpu import _histogram_draw
 from percpu._histogram import HistogramSnapshot
 
 _MOST_BARS = 200
-_BLUE, _GREY, _RED = "#2f6fdb", "#9aa4af", "#c9343e"
+_BLUE, _RED = "#2f6fdb", "#c9343e"
 
 
 def plot(snapshot: HistogramSnapshot, axes: Axes | None) -> Axes:
@@ -19,12 +19,12 @@ def plot(snapshot: HistogramSnapshot, axes: Axes | None) -> Axes:
     if axes is None:
         axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")[1]
     drawn = _histogram_draw.bars(snapshot, _MOST_BARS)
+    axes.set_ylabel("observations")
     if drawn and snapshot.layout == "log":
         _draw_log(snapshot, drawn, axes)
     elif drawn:
         _draw_bounds(snapshot, drawn, axes)
     axes.set_title(_histogram_draw.headline(snapshot), loc="left", fontsize=10)
-    axes.set_ylabel("observations")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return axes
@@ -37,15 +37,13 @@ def _draw_log(snapshot: HistogramSnapshot, drawn: list[_histogram_draw.Bar], axe
     axes.set_xscale("log")
     if inner:
         edges = [inner[0].low, *(bar.high for bar in inner)]
-        axes.stairs([bar.count for bar in inner], edges, fill=True, color=_BLUE)
-    names = _histogram_draw.labels(snapshot, ends)
-    if words := "; ".join(f"{n}: {b.count:,}" for n, b in zip(names, ends, strict=True)):
-        axes.set_xlabel(words, fontsize=9, color="#59636e")
-    wanted = _histogram_draw.QUANTILES
-    for q, value in zip(wanted, snapshot.quantiles(wanted), strict=True):
+        axes.stairs(_histogram_draw.heights(snapshot, inner), edges, fill=True, color=_BLUE)
+        axes.set_ylabel("observations per octave")
+    axes.set_xlabel(_histogram_draw.ends_text(snapshot, ends), fontsize=9, color="#59636e")
+    for value, name in _histogram_draw.quantile_names(snapshot).items():
         axes.axvline(value, color=_RED, lw=1, ls="--")
         axes.annotate(
-            f"p{100 * q:g}",
+            name,
             xy=(value, 1),
             xycoords=("data", "axes fraction"),
             xytext=(3, -9),
@@ -57,14 +55,9 @@ def _draw_log(snapshot: HistogramSnapshot, drawn: list[_histogram_draw.Bar], axe
 
 def _draw_bounds(snapshot: HistogramSnapshot, drawn: list[_histogram_draw.Bar], axes: Axes) -> None:
     """Draw a bar of the same width for each bucket: bounds may be anything."""
-    ended = [math.isfinite(bar.high) for bar in drawn]
     places = range(len(drawn))
-    axes.bar(
-        places,
-        [bar.count for bar in drawn],
-        width=0.9,
-        color=[_BLUE if has_end else _GREY for has_end in ended],
-    )
+    width = 0.9 if len(drawn) < 40 else 1.0
+    axes.bar(places, [bar.count for bar in drawn], width=width, color=_BLUE)
     step = -(-len(drawn) // 16)
     names = _histogram_draw.number_texts([bar.high for bar in drawn if math.isfinite(bar.high)])
     texts = [f"≤ {name}" for name in names] + ["above"] * (len(drawn) - len(names))

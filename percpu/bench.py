@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from percpu import _harness, _machine
-from percpu._bench import counters, native, pools, python, stats
+from percpu._bench import counters, histograms, native, pools, python, stats
 from percpu._bench.line import Line, Sampler, Subject
 from percpu._harness import EMPTY, Run, race_once
 from percpu._stats import Spread
@@ -97,7 +97,9 @@ class Report:
 def lines(only: str = "") -> list[Line]:
     """Return the lines whose title has the text `only` in it, whatever the case; all for ""."""
     everything = [
-        line for part in (native, counters, pools, python, stats) for line in part.lines()
+        line
+        for part in (native, counters, pools, python, stats, histograms)
+        for line in part.lines()
     ]
     return [line for line in everything if only.lower() in line.title().lower()]
 

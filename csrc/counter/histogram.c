@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,10 +107,12 @@ int percpu_histogram_init_bounds(struct percpu_histogram *histogram, struct perc
         errno = EINVAL;
         return -1;
     }
-    double *copy = malloc(count * sizeof *copy);
+    double *copy = malloc((count + PERCPU_HISTOGRAM_PAD) * sizeof *copy);
     if (copy == NULL)
         return -1;
     memcpy(copy, bounds, count * sizeof *copy);
+    for (size_t i = 0; i < PERCPU_HISTOGRAM_PAD; i++)
+        copy[count + i] = HUGE_VAL;
     histogram->bounds = copy;
     histogram->buckets = (uint32_t)count + 1;
     if (place(histogram, pool) == 0)
@@ -221,34 +224,15 @@ static void count_log(const struct percpu_histogram *histogram, uint64_t *even, 
         even[percpu_histogram_bucket_log(histogram, values[i])]++;
 }
 
-/* A step of percpu_histogram_bucket_bounds(). */
-static inline size_t step(const double *bounds, size_t below, size_t half, double x)
-{
-    return bounds[below + half - 1] < x ? below + half : below;
-}
-
-/* percpu_histogram_bucket_bounds() for a few values side by side. */
 static void count_bounds(const struct percpu_histogram *histogram, uint64_t *even, uint64_t *odd,
                          const double *values, size_t count)
 {
-    const double *bounds = histogram->bounds;
     size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        size_t a = 0, b = 0, c = 0, d = 0, left = histogram->buckets - 1u;
-        while (left > 1) {
-            size_t half = left / 2;
-            a = step(bounds, a, half, values[i]);
-            b = step(bounds, b, half, values[i + 1]);
-            c = step(bounds, c, half, values[i + 2]);
-            d = step(bounds, d, half, values[i + 3]);
-            left -= half;
-        }
-        even[a + (bounds[a] < values[i])]++;
-        odd[b + (bounds[b] < values[i + 1])]++;
-        even[c + (bounds[c] < values[i + 2])]++;
-        odd[d + (bounds[d] < values[i + 3])]++;
+    for (; i + 2 <= count; i += 2) {
+        even[percpu_histogram_bucket_bounds(histogram, values[i])]++;
+        odd[percpu_histogram_bucket_bounds(histogram, values[i + 1])]++;
     }
-    for (; i < count; i++)
+    if (i < count)
         even[percpu_histogram_bucket_bounds(histogram, values[i])]++;
 }
 

@@ -133,6 +133,24 @@ static void test_bounds_edges(void)
     }
 }
 
+/* So many bounds that they are halved first: see PERCPU_HISTOGRAM_FEW. */
+static void test_many_bounds(void)
+{
+    double bounds[150];
+    for (size_t count = PERCPU_HISTOGRAM_FEW - 1; count <= 150; count++) {
+        struct percpu_histogram histogram;
+        for (size_t i = 0; i < count; i++)
+            bounds[i] = ((double)i - 20) / 4;
+        CHECK(percpu_histogram_init_bounds(&histogram, NULL, bounds, count) == 0);
+        for (size_t i = 0; i < count; i++) {
+            CHECK_CASE(percpu_histogram_bucket(&histogram, bounds[i]) == i, "%zu of %zu", i, count);
+            CHECK(percpu_histogram_bucket(&histogram, below(bounds[i])) == i);
+            CHECK(percpu_histogram_bucket(&histogram, above(bounds[i])) == i + 1);
+        }
+        percpu_histogram_destroy(&histogram);
+    }
+}
+
 static void test_quantiles(void)
 {
     static const double bounds[] = {1, 2, 4};
@@ -149,10 +167,13 @@ static void test_quantiles(void)
     CHECK(percpu_histogram_quantile(&histogram, high, 0) == 4);
     percpu_histogram_destroy(&histogram);
 
-    static const double from_zero[] = {0, 1}, wide[] = {-DBL_MAX, DBL_MAX};
+    static const double from_zero[] = {0, 1}, negative[] = {-5, 1}, wide[] = {-DBL_MAX, DBL_MAX};
     static const uint64_t first[] = {2, 0, 0}, middle[] = {0, 2, 0};
     CHECK(percpu_histogram_init_bounds(&histogram, NULL, from_zero, 2) == 0);
     CHECK(percpu_histogram_quantile(&histogram, first, 0.5) == 0);
+    percpu_histogram_destroy(&histogram);
+    CHECK(percpu_histogram_init_bounds(&histogram, NULL, negative, 2) == 0);
+    CHECK(percpu_histogram_quantile(&histogram, first, 0.5) == -5);
     percpu_histogram_destroy(&histogram);
     CHECK(percpu_histogram_init_bounds(&histogram, NULL, wide, 2) == 0);
     CHECK(percpu_histogram_quantile(&histogram, middle, 0.5) == 0);
@@ -393,6 +414,7 @@ int main(void)
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
         test_error(errors[i]);
     test_bounds_edges();
+    test_many_bounds();
     test_quantiles();
     test_refusals();
     test_many_of_both_layouts();

@@ -20,7 +20,7 @@
  *      A part is 2^-k of its octave's start wide, so its middle is within 2^-(k+1) of any value in
  *      it, relative to that value. Zero, -0.0 and negative numbers are below `low`.
  *
- *      explicit bounds, as in Prometheus ("le"): found by a binary search with no branch to mispredict
+ *      explicit bounds, as in Prometheus ("le"), which are searched
  *
  *          bucket     0               1                           ...         last
  *          holds      x <= bound[0]   bound[0] < x <= bound[1]                x > bound[last - 1]
@@ -56,12 +56,17 @@
 /* The most buckets, those without an end included: 8 MiB on each CPU. */
 #define PERCPU_HISTOGRAM_MAX_BUCKETS (1u << 20)
 
+/* Of how many bounds a search compares all, and how many more there are for that. */
+#define PERCPU_HISTOGRAM_FEW 16
+#define PERCPU_HISTOGRAM_PAD 3
+
 /* Bytes of an item: the sum, then the counts. */
 #define PERCPU_HISTOGRAM_ITEM(buckets) (sizeof(uint64_t) * (1 + (size_t)(buckets)))
 
 struct percpu_histogram {
     percpu_ptr slots;
-    double *bounds; /* explicit: buckets - 1 of them, owned; NULL: log-linear */
+    double *bounds; /* explicit: buckets - 1 of them, and PERCPU_HISTOGRAM_PAD infinite ones; owned;
+                       NULL: log-linear */
     int64_t origin; /* log-linear: a bucket's number is (bits >> shift) - origin */
     uint32_t shift; /* log-linear: bits of a double below those that choose its bucket */
     uint32_t buckets;
@@ -120,17 +125,29 @@ PERCPU_INLINE size_t percpu_histogram_bucket_log(const struct percpu_histogram *
     return (size_t)(bucket > last ? last : bucket);
 }
 
+/* Halve until few bounds are left, then compare with each of those, two at a time: halving is a
+ * chain of loads that wait for each other, comparing is not. Neither has a branch to mispredict. */
 PERCPU_INLINE size_t percpu_histogram_bucket_bounds(const struct percpu_histogram *histogram,
                                                     double x)
 {
-    /* The answer is below + 0 ... below + count: how many bounds are less than x. */
-    size_t below = 0, count = histogram->buckets - 1;
-    while (count > 1) {
-        size_t half = count / 2;
+    typedef double pair __attribute__((vector_size(16)));
+    typedef int64_t hits __attribute__((vector_size(16)));
+    /* The answer is from `below` to below + left: how many bounds are less than x. */
+    size_t below = 0, left = histogram->buckets - 1;
+    while (left > PERCPU_HISTOGRAM_FEW) {
+        size_t half = left / 2;
         below += histogram->bounds[below + half - 1] < x ? half : 0;
-        count -= half;
+        left -= half;
     }
-    return below + (histogram->bounds[below] < x ? 1 : 0);
+    hits first = {0, 0}, second = {0, 0}; /* a comparison is -1 where it holds */
+    for (size_t i = 0; i < left; i += 4) {
+        pair bounds[2]; /* those beyond what is left are not less than x */
+        __builtin_memcpy(bounds, histogram->bounds + below + i, sizeof bounds);
+        first += bounds[0] < (pair){x, x};
+        second += bounds[1] < (pair){x, x};
+    }
+    first += second;
+    return below - (size_t)(first[0] + first[1]);
 }
 
 PERCPU_INLINE size_t percpu_histogram_bucket(const struct percpu_histogram *histogram, double x)
