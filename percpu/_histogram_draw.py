@@ -73,9 +73,9 @@ def _parts_before(snapshot: HistogramSnapshot) -> int:
 
 
 def number_texts(numbers: Sequence[float]) -> list[str]:
-    """Write numbers as short as they are different, and with no fewer than 3 digits."""
+    """Write numbers as short as they are different, and with no fewer than 4 digits."""
     texts: list[str] = []
-    for digits in range(3, 18):
+    for digits in range(4, 18):
         texts = [f"{number:.{digits}g}" for number in numbers]
         if len(set(texts)) == len(set(numbers)):
             break
