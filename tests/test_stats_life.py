@@ -191,7 +191,7 @@ for stats in kept:
         stats.inc(i)
 print((resident() - before) // 1000)
 """
-    each = int(run_python(source, PYTHONMALLOC="malloc"))
+    each = int(run_python(source))
     assert each < 3000, each  # 320, the object's own, its names' tuple and table
 
 
