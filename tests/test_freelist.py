@@ -180,6 +180,20 @@ def test_what_is_given_up_is_dropped(how: str) -> None:
     assert all(reference() is None for reference in watched)
 
 
+def test_a_cycle_gives_up_its_references() -> None:
+    """Weak references and finalizers would be done with even if the cycle stayed for ever."""
+    held = (object(), object())
+    before = [sys.getrefcount(thing) for thing in held]
+    for _ in range(50):
+        freelist: PerCpuFreeList[object] = PerCpuFreeList(lambda held=held: held)
+        freelist.put(held[0])
+        freelist.put(freelist)
+        freelist.put(held[1])
+    del freelist
+    gc.collect()
+    assert [sys.getrefcount(thing) for thing in held] == before
+
+
 def test_the_collector_sees_what_is_in_a_list() -> None:
     freelist, thing = PerCpuFreeList(list), Thing()
     freelist.put(thing)
