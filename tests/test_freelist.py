@@ -13,8 +13,15 @@ from collections.abc import Callable
 
 import pytest
 from conftest import THOROUGH
-from test_processes import FREE_THREADED, MAKE, needs_interpreters
-from together import run_forked, run_python, run_together, storm
+from test_processes import FREE_THREADED
+from together import (
+    needs_interpreters,
+    run_forked,
+    run_in_interpreters,
+    run_python,
+    run_together,
+    storm,
+)
 
 from percpu import ClosedError, PerCpuFreeList, PerCpuVar
 
@@ -550,23 +557,7 @@ gc.collect()
 
 @needs_interpreters
 def test_other_interpreters_have_lists_of_their_own() -> None:
-    run_python(
-        f"{MAKE[sys.version_info[:2]]}\n"
-        f"import threading, percpu\nsource = {IN_AN_INTERPRETER!r}\n"
-        "errors = []\n"
-        "def one():\n"
-        "    try:\n"
-        "        error = run(source)\n"
-        "        if error is not None: errors.append(error)\n"
-        "    except BaseException as error: errors.append(error)\n"
-        "threads = [threading.Thread(target=one) for _ in range(4)]\n"
-        "for thread in threads: thread.start()\n"
-        "exec(source)\n"
-        "for thread in threads: thread.join()\n"
-        "assert not errors, errors\n",
-        deadline=120,
-        PYTHONWARNINGS="ignore" if sys.version_info < (3, 13) else "error",
-    )
+    run_in_interpreters(IN_AN_INTERPRETER)
 
 
 def test_the_interpreters_end() -> None:

@@ -5,14 +5,20 @@ must not grow.
 from __future__ import annotations
 
 import gc
-import sys
 import sysconfig
 import threading
 from collections.abc import Callable
 
 import pytest
 from conftest import THOROUGH
-from together import run_forked, run_python, run_together, storm
+from together import (
+    needs_interpreters,
+    run_forked,
+    run_in_interpreters,
+    run_python,
+    run_together,
+    storm,
+)
 
 from percpu import PerCpuCounter, PerCpuPool, PerCpuVar
 
@@ -186,36 +192,12 @@ try: pool.close(); counter.inc(); raise SystemExit('not closed')
 except percpu.ClosedError: pass
 left = percpu.PerCpuCounter()  # alive when the interpreter ends
 """
-MAKE = {
-    (3, 12): "import _xxsubinterpreters as i; run = lambda s: i.run_string(i.create(), s)",
-    (3, 13): "import _interpreters as i; run = lambda s: i.exec(i.create(), s)",
-    (3, 14): "from concurrent import interpreters as i; run = lambda s: i.create().exec(s)",
-}
-needs_interpreters = pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="interpreters with a GIL of their own are new in 3.12"
-)
 
 
 @needs_interpreters
 def test_other_interpreters_have_their_own_types_and_all_of_the_core() -> None:
     """Each interpreter has a GIL of its own; heap types and module state keep them apart."""
-    run_python(
-        f"{MAKE[sys.version_info[:2]]}\n"
-        f"import threading, percpu\nsource = {IN_AN_INTERPRETER!r}\n"
-        "errors = []\n"
-        "def one():\n"
-        "    try:\n"
-        "        error = run(source)\n"
-        "        if error is not None: errors.append(error)\n"
-        "    except BaseException as error: errors.append(error)\n"
-        "threads = [threading.Thread(target=one) for _ in range(4)]\n"
-        "for thread in threads: thread.start()\n"
-        "exec(source)\n"
-        "for thread in threads: thread.join()\n"
-        "assert not errors, errors\n",
-        deadline=120,
-        PYTHONWARNINGS="ignore" if sys.version_info < (3, 13) else "error",
-    )
+    run_in_interpreters(IN_AN_INTERPRETER)
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="this interpreter has the GIL")

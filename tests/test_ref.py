@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import time
 import weakref
@@ -11,8 +10,14 @@ from collections.abc import Callable
 
 import pytest
 from conftest import THOROUGH
-from test_processes import MAKE, needs_interpreters
-from together import run_forked, run_python, run_together, storm
+from together import (
+    needs_interpreters,
+    run_forked,
+    run_in_interpreters,
+    run_python,
+    run_together,
+    storm,
+)
 
 from percpu import ClosedError, CorruptionError, PerCpuRef
 
@@ -476,23 +481,7 @@ left = percpu.PerCpuRef(lambda ref: left)  # alive when the interpreter ends
 
 @needs_interpreters
 def test_other_interpreters_have_refs_of_their_own() -> None:
-    run_python(
-        f"{MAKE[sys.version_info[:2]]}\n"
-        f"import threading, percpu\nsource = {IN_AN_INTERPRETER!r}\n"
-        "errors = []\n"
-        "def one():\n"
-        "    try:\n"
-        "        error = run(source)\n"
-        "        if error is not None: errors.append(error)\n"
-        "    except BaseException as error: errors.append(error)\n"
-        "threads = [threading.Thread(target=one) for _ in range(4)]\n"
-        "for thread in threads: thread.start()\n"
-        "exec(source)\n"
-        "for thread in threads: thread.join()\n"
-        "assert not errors, errors\n",
-        deadline=120,
-        PYTHONWARNINGS="ignore" if sys.version_info < (3, 13) else "error",
-    )
+    run_in_interpreters(IN_AN_INTERPRETER)
 
 
 def test_the_interpreters_end() -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 def run_together(*bodies: Callable[[], object], deadline: float = 60.0) -> None:
     """Run each body in a thread of its own, all started at one barrier.
@@ -78,6 +80,37 @@ def run_python(source: str, deadline: float = 60.0, **environment: str) -> str:
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
     assert done.stderr == ""
     return done.stdout
+
+
+_IN_ANOTHER = {
+    (3, 12): "import _xxsubinterpreters as i; run = lambda s: i.run_string(i.create(), s)",
+    (3, 13): "import _interpreters as i; run = lambda s: i.exec(i.create(), s)",
+    (3, 14): "from concurrent import interpreters as i; run = lambda s: i.create().exec(s)",
+}
+needs_interpreters = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="interpreters with a GIL of their own are new in 3.12"
+)
+
+
+def run_in_interpreters(source: str, count: int = 4) -> None:
+    """Run a program in a main interpreter and in `count` others, each with a GIL of its own."""
+    run_python(
+        f"{_IN_ANOTHER[sys.version_info[:2]]}\n"
+        f"import threading, percpu\nsource = {source!r}\n"
+        "errors = []\n"
+        "def one():\n"
+        "    try:\n"
+        "        error = run(source)\n"
+        "        if error is not None: errors.append(error)\n"
+        "    except BaseException as error: errors.append(error)\n"
+        f"threads = [threading.Thread(target=one) for _ in range({count})]\n"
+        "for thread in threads: thread.start()\n"
+        "exec(source)\n"
+        "for thread in threads: thread.join()\n"
+        "assert not errors, errors\n",
+        deadline=120,
+        PYTHONWARNINGS="ignore" if sys.version_info < (3, 13) else "error",
+    )
 
 
 def run_forked(body: Callable[[], object], deadline: float = 30.0) -> None:
