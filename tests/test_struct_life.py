@@ -106,6 +106,29 @@ def test_memory_comes_back_with_the_last_variable() -> None:
     assert len(pool) == 0
 
 
+def test_the_item_of_a_closed_struct_stays_closed() -> None:
+    pool = PerCpuPool(32)
+    s = PerCpuStruct(Stats, pool=pool)
+    item = s.hits.item
+    assert item is not None
+    s.close()
+    del s
+    gc.collect()  # its variables are gone
+    assert item.closed
+    said = "the struct of this item is closed"
+    with pytest.raises(ClosedError, match=said):
+        item.free()
+    with pytest.raises(ClosedError, match=said):
+        item.var("q")
+    with pytest.raises(ClosedError, match=said):
+        item[0]
+    item.close()
+    assert len(pool) == 1
+    del item
+    gc.collect()
+    assert len(pool) == 0
+
+
 def test_a_robust_pool_finds_no_leak_of_a_closed_struct() -> None:
     pool = PerCpuPool(32, robust=True)
     s = PerCpuStruct(Stats, pool=pool)
