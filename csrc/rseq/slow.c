@@ -81,8 +81,8 @@ void percpu_slow_stats(struct percpu_slow_stats *stats)
         case PERCPU_OP_OR:                                                                         \
             old = __atomic_fetch_or(word, x, __ATOMIC_RELAXED);                                    \
             break;                                                                                 \
-        case PERCPU_OP_XCHG: /* acquire: pairs with commit(), whose list this may take */          \
-            old = __atomic_exchange_n(word, x, __ATOMIC_ACQUIRE);                                  \
+        case PERCPU_OP_XCHG:                                                                       \
+            old = __atomic_exchange_n(word, x, __ATOMIC_RELAXED);                                  \
             break;                                                                                 \
         default:                                                                                   \
             if (!__atomic_compare_exchange_n(word, &old, x, false, __ATOMIC_RELAXED,               \
@@ -122,6 +122,8 @@ static enum percpu_outcome attempt(struct percpu_op *op)
         outcome = percpu_cs_list_pop(op->p, &node);
         op->old = (uintptr_t)node;
         return outcome;
+    case PERCPU_OP_LIST_POP_ALL:
+        return percpu_cs_load_store_u64(op->p, 0, &op->old);
     case PERCPU_OP_STACK_PUSH:
         return percpu_cs_stack_push(op->p, op->x, op->expect);
     case PERCPU_OP_STACK_POP:
@@ -204,6 +206,10 @@ static enum percpu_outcome apply_section(struct percpu_op *op, uint64_t *word)
             if (v == 0)
                 return PERCPU_UNEQUAL;
             done = commit(word, v, (uintptr_t)((struct percpu_list_node *)(uintptr_t)v)->next);
+            break;
+        case PERCPU_OP_LIST_POP_ALL: /* not a word: a pop under way reads a node that is in it */
+            op->old = v;
+            done = commit(word, v, 0);
             break;
         case PERCPU_OP_STACK_PUSH:
             if (v >= op->expect)

@@ -106,14 +106,15 @@ PERCPU_INLINE struct percpu_list_node *percpu_list_pop_all(percpu_ptr p)
 {
     uint64_t head;
     if (percpu_unlikely(percpu_cs_load_store_u64(p, 0, &head) != PERCPU_COMMITTED))
-        head = percpu_slow_word(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_XCHG, 8), 0, 0);
+        (void)percpu_slow_section(p.base, p.stride, PERCPU_WHAT(p, PERCPU_OP_LIST_POP_ALL, 8), 0, 0,
+                                  &head);
     return (struct percpu_list_node *)(uintptr_t)head;
 }
 
 PERCPU_INLINE struct percpu_list_node *percpu_list_pop_all_of(percpu_ptr p, unsigned cpu)
 {
-    return (struct percpu_list_node *)(uintptr_t)percpu_remote_word(p, cpu, PERCPU_OP_XCHG, 8, 0,
-                                                                    0);
+    return (struct percpu_list_node *)(uintptr_t)percpu_remote_word(p, cpu, PERCPU_OP_LIST_POP_ALL,
+                                                                    8, 0, 0);
 }
 
 /*

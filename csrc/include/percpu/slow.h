@@ -29,6 +29,7 @@ enum percpu_opcode {
     PERCPU_OP_CBNE_MEMCPY_STORE,
     PERCPU_OP_LIST_PUSH,      /* x is the node's address */
     PERCPU_OP_LIST_POP,       /* old is the node's address */
+    PERCPU_OP_LIST_POP_ALL,   /* old is the first node's address */
     PERCPU_OP_STACK_PUSH,     /* expect is the capacity */
     PERCPU_OP_STACK_POP,      /* old is the value popped */
     PERCPU_OP_STACK_TAKE_ALL, /* percpu_remote() alone: x is the address of room for all values,
