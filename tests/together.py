@@ -58,13 +58,14 @@ def storm(handler: Callable[[], object], period: float = 0.0002) -> Iterator[lis
         handler()
         calls[0] += 1
 
-    before = signal.signal(signal.SIGALRM, handle)
+    signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, period, period)
     try:
         yield calls
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        # Not the former one: a last signal may still be on its way.
+        signal.signal(signal.SIGALRM, lambda _signal, _frame: None)
 
 
 def run_python(source: str, deadline: float = 60.0, **environment: str) -> str:
