@@ -77,16 +77,27 @@ class HistogramSnapshot:
 
     def quantile(self, q: float) -> float:
         """Return the quantile `q`, as :meth:`PerCpuHistogram.quantile` does."""
-        return self.quantiles([q])[0]
+        return self._quantiles([q], "q")[0]
 
     def quantiles(self, qs: Iterable[float]) -> list[float]:
-        """Return a list of quantiles, one for each of `qs`."""
+        """Return a list of quantiles, one for each of `qs`, an iterable of numbers from 0 to 1."""
+        if not isinstance(qs, Iterable):
+            raise TypeError(f"qs must be an iterable of numbers, not {type(qs).__name__} {qs!r}")
+        return self._quantiles(qs, "qs[{}]")
+
+    def _quantiles(self, qs: Iterable[float], name: str) -> list[float]:
         up_to = [float(count) for count in accumulate(self.counts)]
-        return [self._quantile(q, up_to) for q in qs]
+        found = []
+        for place, q in enumerate(qs):
+            if not (isinstance(q, float) or hasattr(q, "__index__")):
+                kind = type(q).__name__
+                raise TypeError(f"{name.format(place)} must be an int or a float, not {kind} {q!r}")
+            if not 0 <= q <= 1:
+                raise ValueError(f"{name.format(place)} must be from 0 to 1, not {q!r}")
+            found.append(self._quantile(q, up_to))
+        return found
 
     def _quantile(self, q: float, up_to: list[float]) -> float:
-        if not 0 <= q <= 1:
-            raise ValueError(f"q must be from 0 to 1, not {q!r}")
         if not up_to[-1]:
             return math.nan
         rank = q * up_to[-1]

@@ -293,7 +293,7 @@ def _quantiles(snapshot: HistogramSnapshot, axis: _Axis) -> list[str]:
     shapes, free = [], -math.inf
     for value, name in quantile_names(snapshot).items():
         x = axis.x(value)
-        words = f"{name} {value:.3g}"
+        words = f"{name} {value:.4g}"
         half = 3.8 * len(words)
         centre = min(max(x, _LEFT + half), _WIDTH - _RIGHT - half)
         y = _TOP - 8 if centre - half >= free else _TOP - 22

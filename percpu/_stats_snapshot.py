@@ -143,15 +143,17 @@ class _Counts(Mapping[str, int]):
 
         `axes`: where to draw; None: a new figure.
         """
+        rows, left_out = self._rows()
         if axes is None:
             from matplotlib import pyplot
 
-            axes = pyplot.figure(layout="constrained").add_subplot()
-        rows, left_out = self._rows()
+            size = 6.4, 1.2 + 0.22 * max(3, len(rows))  # inches: a name needs 0.2
+            axes = pyplot.figure(figsize=size, layout="constrained").add_subplot()
         places = range(len(rows))
         values = [self[name] for name, _, _ in rows]
         axes.barh(places, values, color="#0072B2")
         axes.set_yticks(places, [name for name, _, _ in rows])
+        axes.margins(y=0.02)
         axes.invert_yaxis()
         axes.set_title(self._title(), loc="left", fontsize="medium")
         axes.set_xlabel(f"count ({left_out})" if left_out else "count")

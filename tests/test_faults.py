@@ -56,6 +56,13 @@ def test_an_exhausted_pool_says_so_and_still_works() -> None:
     assert PerCpuCounter(5, pool=pool).sum() == 5
 
 
+def test_where_ranges_are_not_limited_it_is_memory_that_is_short(failing: None) -> None:
+    pool = PerCpuPool(1024, stride=4096)
+    fail_maps(0)
+    with pytest.raises(PoolExhausted, match="1024 bytes, and no memory for a new range"):
+        pool.reserve(1000)
+
+
 def test_garbage_is_found_before_a_pool_is_exhausted() -> None:
     """Where reference counts are deferred, what nobody refers to still has its memory."""
     pool = PerCpuPool(16, stride=4096, max_ranges=1)

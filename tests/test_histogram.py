@@ -379,23 +379,21 @@ def test_explicit_bounds_interpolate_as_prometheus_does() -> None:
 @pytest.mark.parametrize(
     ("q", "error", "says"),
     [
-        (-0.1, ValueError, "q must be from 0 to 1, not -0.1"),
-        (1.1, ValueError, "q must be from 0 to 1, not 1.1"),
-        (math.nan, ValueError, "q must be from 0 to 1, not nan"),
-        ("0.5", TypeError, "q must be an int or a float, not str"),
+        (-0.1, ValueError, "must be from 0 to 1, not -0.1"),
+        (1.1, ValueError, "must be from 0 to 1, not 1.1"),
+        (math.nan, ValueError, "must be from 0 to 1, not nan"),
+        ("0.5", TypeError, "must be an int or a float, not str '0.5'"),
     ],
 )
 def test_bad_quantiles_name_themselves(q: float, error: type[Exception], says: str) -> None:
     h = PerCpuHistogram()
-    with pytest.raises(error, match=says):
-        h.quantile(q)
-    with pytest.raises(error, match=says):
-        h.quantiles([0.5, q])
-    if error is ValueError:
-        with pytest.raises(error, match=says):
-            h.snapshot().quantile(q)
-    with pytest.raises(TypeError):
-        h.quantiles(0.5)  # type: ignore[arg-type]
+    for each in (h, h.snapshot()):
+        with pytest.raises(error, match=f"^q {says}$"):
+            each.quantile(q)
+        with pytest.raises(error, match=rf"^qs\[1\] {says}$"):
+            each.quantiles([0.5, q])
+        with pytest.raises(TypeError, match=r"^qs must be an iterable of numbers, not float 0\.5$"):
+            each.quantiles(0.5)  # type: ignore[arg-type]
 
 
 # ---- snapshots and merging ----------------------------------------------------------------

@@ -166,7 +166,7 @@ class RefMachine(RuleBasedStateMachine):
         assert self.ref.zero is (not self.there)
         assert self.released == self.expected_releases
         state = "live" if self.live else "dying" if self.count else "zero"
-        assert f" {state}, {self.count} references" in repr(self.ref)
+        assert f" {state} references={self.count} " in repr(self.ref)
 
 
 TestRef = RefMachine.TestCase

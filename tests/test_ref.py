@@ -50,8 +50,10 @@ def test_release_runs_when_the_last_reference_is_dropped() -> None:
 def test_a_ref_without_release_counts_too() -> None:
     for ref in (PerCpuRef(), PerCpuRef(None), PerCpuRef(release=None)):
         assert ref.release is None
+        assert repr(ref).startswith("<PerCpuRef live references=1 mode=")
         ref.kill()
         assert ref.zero
+        assert repr(ref).startswith("<PerCpuRef zero references=0 mode=")
 
 
 def test_confirm_runs_before_the_initial_reference_is_dropped() -> None:

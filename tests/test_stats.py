@@ -12,6 +12,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import pytest
 from together import run_python, run_together
@@ -424,6 +425,20 @@ def test_a_snapshot_is_drawn_by_matplotlib() -> None:
     assert [bar.get_width() for bar in axes.patches] == [3, -2]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c"]
     assert "1 is 0" in axes.get_xlabel()
+
+
+def test_a_new_figure_has_room_for_the_names() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    for count in (0, 1, 50):
+        numbers = array("q", range(1, count + 1)) + array("q", [0])
+        snapshot = StatsSnapshot(tuple(f"n{i}" for i in range(count + 1)), numbers, 0.0)
+        figure = snapshot.plot().figure
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+        assert len(boxes) == count
+        assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+        pyplot.close(figure)
 
 
 def test_snapshots_travel() -> None:

@@ -277,7 +277,7 @@ static PyGetSetDef counter_attributes[] = {
      "counter is lazy.",
      NULL},
     {"lazy", get_lazy, NULL, "Whether the counter has no memory on each CPU yet.", NULL},
-    {"pool", get_pool, NULL, "The PerCpuPool that was given, or None.", NULL},
+    {"pool", get_pool, NULL, "The PerCpuPool that was given, or that many() made, or None.", NULL},
     {"closed", get_closed, NULL, "Whether the counter or its pool was closed.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -12,7 +12,7 @@ PyDoc_STRVAR(exhausted_doc,
              "The pool still works: free an item, and the next allocation succeeds.");
 PyDoc_STRVAR(
     corruption_doc,
-    "An invariant of a pool or counter does not hold.\n\n"
+    "An invariant of a pool or another object does not hold.\n\n"
     "Something wrote where it had no business. What a pool finds has attributes that say more:\n"
     "`kind` is 'double free', 'foreign free', 'interior free', 'wrong pool', 'use after free',\n"
     "'overflow', 'bad free list', 'leak' or 'not constructed'; `pool` the :class:`PerCpuPool`,\n"

@@ -134,11 +134,11 @@ PyGetSetDef percpu_py_histogram_attributes[] = {
 
 /* quantiles ---------------------------------------------------------------------------------- */
 
-static int quantile_argument(PyObject *obj, double *q)
+static int quantile_argument(PyObject *obj, const char *name, double *q)
 {
-    if (percpu_py_double(obj, "q", q) != 0)
+    if (percpu_py_double(obj, name, q) != 0)
         return -1;
-    return *q >= 0 && *q <= 1 ? 0 : percpu_py_reject(PyExc_ValueError, "q", obj, "from 0 to 1");
+    return *q >= 0 && *q <= 1 ? 0 : percpu_py_reject(PyExc_ValueError, name, obj, "from 0 to 1");
 }
 
 const char percpu_py_histogram_quantile_doc[] = PyDoc_STR(
@@ -154,7 +154,7 @@ const char percpu_py_histogram_quantile_doc[] = PyDoc_STR(
 PyObject *percpu_py_histogram_quantile(PyObject *op, PyObject *q)
 {
     double wanted, sum;
-    if (quantile_argument(q, &wanted) != 0)
+    if (quantile_argument(q, "q", &wanted) != 0)
         return NULL;
     uint64_t *counts = read_all(op, &sum);
     if (counts == NULL)
@@ -171,8 +171,10 @@ static PyObject *quantiles(PyObject *op, PyObject *wanted, const uint64_t *count
     PyObject *list = PyList_New(0);
     for (Py_ssize_t i = 0; list != NULL && i < PyTuple_GET_SIZE(wanted); i++) {
         double q;
+        char name[32];
         PyObject *number = NULL;
-        if (quantile_argument(PyTuple_GET_ITEM(wanted, i), &q) == 0)
+        PyOS_snprintf(name, sizeof name, "qs[%zd]", i);
+        if (quantile_argument(PyTuple_GET_ITEM(wanted, i), name, &q) == 0)
             number = PyFloat_FromDouble(
                 percpu_histogram_quantile(&percpu_py_as_histogram(op)->histogram, counts, q));
         if (number == NULL || PyList_Append(list, number) != 0)
@@ -184,11 +186,16 @@ static PyObject *quantiles(PyObject *op, PyObject *wanted, const uint64_t *count
 
 const char percpu_py_histogram_quantiles_doc[] = PyDoc_STR(
     "quantiles($self, qs, /)\n--\n\n"
-    "Return a list of quantiles, one for each of `qs`, all of the same observations.");
+    "Return a list of quantiles, one for each of `qs`, an iterable of numbers from 0 to 1: all of\n"
+    "the same observations.");
 
 PyObject *percpu_py_histogram_quantiles(PyObject *op, PyObject *qs)
 {
     double sum;
+    if (Py_TYPE(qs)->tp_iter == NULL && !PySequence_Check(qs)) {
+        percpu_py_reject(PyExc_TypeError, "qs", qs, "an iterable of numbers");
+        return NULL;
+    }
     PyObject *wanted = PySequence_Tuple(qs);
     if (wanted == NULL)
         return NULL;

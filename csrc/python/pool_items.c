@@ -60,7 +60,11 @@ void percpu_py_pool_give_back_quietly(struct percpu_py_pool *self, void *item)
 
 void percpu_py_pool_raise_not_allocated(struct percpu_py_pool *self, int error)
 {
-    if (error == ENOMEM)
+    if (error == ENOMEM && self->geometry.max_ranges == 0)
+        percpu_py_raise_errno(Py_TYPE(self), error,
+                              "no free item of %zu bytes, and no memory for a new range",
+                              self->geometry.item_size);
+    else if (error == ENOMEM)
         percpu_py_raise_errno(Py_TYPE(self), error,
                               "no free item of %zu bytes, and no new range (max_ranges is %zu)",
                               self->geometry.item_size, self->geometry.max_ranges);

@@ -242,7 +242,7 @@ static PyObject *ref_repr(PyObject *op)
     const char *state = percpu_ref_is_zero(&self->ref)    ? "zero"
                         : percpu_ref_is_dying(&self->ref) ? "dying"
                                                           : "live";
-    return PyUnicode_FromFormat("<%s %s, %lld references, mode=%s cpus=%u>", name, state,
+    return PyUnicode_FromFormat("<%s %s references=%lld mode=%s cpus=%u>", name, state,
                                 (long long)percpu_ref_count(&self->ref), percpu_py_mode_name(),
                                 self->ref.cpus);
 }

@@ -96,7 +96,7 @@ static int open_weights(struct bulk *bulk, PyObject *given)
     if (!PyObject_CheckBuffer(given)) {
         if (!PyIndex_Check(given))
             return percpu_py_reject(PyExc_TypeError, "weights", given,
-                                    "an int, a buffer of integers, or None");
+                                    "an int, a buffer of ints, or None");
         return percpu_py_int64(given, "weights", &bulk->weight);
     }
     if (percpu_py_numbers_open(&bulk->weights, given, "weights", false) != 0) {
