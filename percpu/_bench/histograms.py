@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import random
+from dataclasses import replace
 
 import percpu
 from percpu import _calls
@@ -49,13 +50,13 @@ def lines() -> list[Line]:
         Line(observe_bounds, inc, target),
         Line(
             Subject("prometheus_client observe", call(prometheus or _calls.EMPTY_LOOP)),
-            observe_bounds,
+            replace(observe_bounds, name="ours, 14 bounds"),
             None,
             "" if prometheus else "needs prometheus_client",
         ),
         Line(
-            Subject("h.observe_many, 1e6 doubles", _observe_many()),
-            Subject("loop of h.observe(x)", _loop()),
+            Subject("observe_many, 1e6 doubles", _observe_many()),
+            Subject("loop of observe", _loop()),
             0.1 if aimed_at() else None,
         ),
     ]
