@@ -26,7 +26,8 @@ class HistogramSnapshot:
     """What a histogram had observed at one moment.
 
     ``a + b`` adds two snapshots with the same buckets, of several processes for instance.
-    ``b - a`` is what was observed from `a` to `b`, a later snapshot of the same histogram.
+    ``b - a`` is what was observed from `a` to `b`, a later snapshot of the same histogram. Both
+    raise :exc:`ValueError` for other buckets, and ``b - a`` for an `a` that is later than `b`.
 
     Prints as a drawing in text, and shows as a drawing in a notebook; :meth:`plot` draws it with
     matplotlib.

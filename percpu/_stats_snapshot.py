@@ -165,8 +165,8 @@ class _Counts(Mapping[str, int]):
 class StatsSnapshot(_Counts):
     """All counts of a :class:`PerCpuStats` at one time: a mapping of names to numbers.
 
-    ``later - earlier`` is a :class:`StatsDifference`. Prints as bars, and shows as a table in a
-    notebook. It does not follow the stats.
+    ``later - earlier`` is a :class:`StatsDifference`; :exc:`ValueError` if they have other names.
+    Prints as bars, and shows as a table in a notebook. It does not follow the stats.
     """
 
     __slots__ = ("_time",)

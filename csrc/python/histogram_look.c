@@ -149,7 +149,8 @@ const char percpu_py_histogram_quantile_doc[] = PyDoc_STR(
     "r being ``q * count`` rounded up. What is below :attr:`low` counts as low, what is above\n"
     ":attr:`high` as high. Explicit bounds: as Prometheus does it, as if the observations of a\n"
     "bucket lay evenly between its bounds. The first bucket starts at 0 if its bound is above 0;\n"
-    "otherwise, and in the last bucket, the quantile is the bound that there is.");
+    "otherwise, and in the last bucket, the quantile is the bound that there is.\n\n"
+    "Raises :exc:`ValueError` for a `q` that is not from 0 to 1.");
 
 PyObject *percpu_py_histogram_quantile(PyObject *op, PyObject *q)
 {
