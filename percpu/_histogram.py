@@ -113,7 +113,8 @@ class HistogramSnapshot:
         if bucket in (0, len(self.bounds)):
             return self.bounds[0 if bucket == 0 else -1]
         low, high = self.bounds[bucket - 1 : bucket + 1]
-        return low + (high - low) / 2
+        middle = low + (high - low) / 2
+        return middle if middle < high else low  # there is no float between
 
     def _between(self, bucket: int, share: float) -> float:
         """Return where `share` of the values are below, if they lie evenly in the bucket."""

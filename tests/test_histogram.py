@@ -352,6 +352,22 @@ def test_a_snapshot_finds_the_same_quantiles(values: list[float], q: float, layo
         assert h.low <= found <= h.high or (layout == "bounds" and 0 <= found <= h.high)
 
 
+@pytest.mark.parametrize("relative_error", [1e-300, 2.0**-53, 2.0**-52])
+def test_buckets_of_one_float_or_two(relative_error: float) -> None:
+    h = PerCpuHistogram(relative_error, low=1, high=1 + 1e-14)
+    values = [-0.0, -0.5, -1.0, -1e308]
+    h.observe_many(array.array("d", values))
+    for value in values:
+        h.observe(value)
+    assert h.snapshot().counts[0] == h.count == 8
+    for value in h.bounds:
+        now = PerCpuHistogram(relative_error, low=1, high=1 + 1e-14)
+        now.observe(value)
+        found = now.quantile(0.5)
+        assert found == now.snapshot().quantile(0.5)
+        assert abs(found - value) <= relative_error
+
+
 @given(st.lists(finite, min_size=1), st.lists(quantile, min_size=2))
 def test_quantiles_do_not_go_down(values: list[float], qs: list[float]) -> None:
     for h in (PerCpuHistogram(), boundless()):

@@ -410,6 +410,9 @@ int main(void)
     test_log_edges(0.3, 0x1p-1022, 0x1p1023);
     test_log_edges(0.01, 1e-3, 60);
     test_log_edges(0.001, 0.9999, 1.0001);
+    test_log_edges(0x1p-52, 0.5, 0.5 + 1e-14);
+    test_log_edges(0x1p-53, 1, 1 + 1e-13); /* a bucket for each double */
+    test_log_edges(0x1p-53, 0x1p1022, 0x1.00000000001p1022);
     static const double errors[] = {0.9, 0.5, 0.25, 0.05, 0.01, 0.001};
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
         test_error(errors[i]);

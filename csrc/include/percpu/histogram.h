@@ -120,8 +120,9 @@ PERCPU_INLINE bool percpu_histogram_accepts(double x)
 PERCPU_INLINE size_t percpu_histogram_bucket_log(const struct percpu_histogram *histogram, double x)
 {
     int64_t last = (int64_t)histogram->buckets - 1;
-    int64_t bucket = ((int64_t)percpu_f64_bits(x) >> histogram->shift) - histogram->origin;
-    bucket = bucket < 0 ? 0 : bucket;
+    int64_t bucket = (int64_t)percpu_f64_bits(x) >> histogram->shift;
+    /* Compared first: with no shift, a negative number less the origin may be out of range. */
+    bucket = bucket < histogram->origin ? 0 : bucket - histogram->origin;
     return (size_t)(bucket > last ? last : bucket);
 }
 
