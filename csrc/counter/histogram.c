@@ -159,120 +159,206 @@ int percpu_histogram_batch_begin(struct percpu_histogram_batch *batch,
     *batch = (struct percpu_histogram_batch){
         .histogram = histogram,
         .counts = calloc(2 * (size_t)histogram->buckets, sizeof *batch->counts),
-        .least = histogram->buckets,
+        .least = HUGE_VAL,
+        .most = -HUGE_VAL,
     };
     return batch->counts != NULL ? 0 : -1;
 }
 
-/* A batch is counted in blocks, each in steps that have no branch to mispredict, and no result that
- * the next value has to wait for. */
-enum { BLOCK = 64, LANES = 4 };
+/*
+ * A batch is counted in blocks, each copied first, so that what is found out about its values stays
+ * true of them. Then it goes in steps that have no branch to mispredict, and no result that the next
+ * value has to wait for.
+ *
+ * Values are mostly within the range of those before them, so that is asked of all together, and
+ * the range and its buckets are worked out anew for a block that has others.
+ */
+enum { BLOCK = 64, MANY_BOUNDS = 32 };
 
-/* What a look at each value of a block tells. */
+typedef double pair __attribute__((vector_size(16), aligned(8)));
+typedef int64_t hits __attribute__((vector_size(16))); /* -1 for each half that is one */
+
+static inline pair pair_at(const double *values)
+{
+    return *(const pair *)values;
+}
+
+/* `count` values, at most BLOCK, and one behind them that is above no bound: they are compared in
+ * pairs. */
+static void copy_block(double *block, const double *values, size_t count)
+{
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        pair a = pair_at(values + i), b = pair_at(values + i + 2);
+        pair c = pair_at(values + i + 4), d = pair_at(values + i + 6);
+        *(pair *)(block + i) = a;
+        *(pair *)(block + i + 2) = b;
+        *(pair *)(block + i + 4) = c;
+        *(pair *)(block + i + 6) = d;
+    }
+    for (; i < count; i++)
+        block[i] = values[i];
+    block[count] = -HUGE_VAL;
+    /* The compiler is not to look at the values again instead of the copy. */
+    __asm__ __volatile__("" : : "r"(block) : "memory");
+}
+
+/* What a look at all values of a block tells. If one of them is NaN or infinite, so is the sum. */
 struct look {
-    double sum, least, most;
+    double sum;
+    bool beyond; /* one is below `least` or above `most` */
 };
 
-static inline void look_on(struct look *look, double x)
+static struct look look_at(const double *block, size_t count, double least, double most)
 {
-    look->sum += x;
-    look->least = x < look->least ? x : look->least;
-    look->most = x > look->most ? x : look->most;
-}
-
-static inline void look_together(struct look *look, const struct look *other)
-{
-    look->sum += other->sum;
-    look->least = other->least < look->least ? other->least : look->least;
-    look->most = other->most > look->most ? other->most : look->most;
-}
-
-/* If one of the values is NaN or infinite, so is the sum. */
-static struct look look_at(const double *values, size_t count)
-{
-    struct look a = {0, values[0], values[0]}, b = a, c = a, d = a;
+    const pair low = {least, least}, high = {most, most};
+    pair sum = {0, 0}, other_sum = sum;
+    hits below = {0, 0}, above = below;
     size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        look_on(&a, values[i]);
-        look_on(&b, values[i + 1]);
-        look_on(&c, values[i + 2]);
-        look_on(&d, values[i + 3]);
+    for (; i + 4 <= count; i += 4) {
+        pair a = pair_at(block + i), b = pair_at(block + i + 2);
+        sum += a;
+        other_sum += b;
+        below += a < low;
+        above += high < a;
+        below += b < low;
+        above += high < b;
     }
-    for (; i < count; i++)
-        look_on(&a, values[i]);
-    look_together(&a, &b);
-    look_together(&c, &d);
-    look_together(&a, &c);
-    return a;
+    sum += other_sum;
+    below += above;
+    struct look look = {sum[0] + sum[1], below[0] + below[1] != 0};
+    for (; i < count; i++) {
+        look.sum += block[i];
+        look.beyond |= block[i] < least || block[i] > most;
+    }
+    return look;
 }
 
-/*
- * Neighbours often go to one bucket: with two arrays of counts, the second addition does not wait
- * for the first. `inside`: all values have buckets with two ends, so there is nothing to clamp.
- */
-static void count_log(const struct percpu_histogram *histogram, uint64_t *even, uint64_t *odd,
-                      const double *values, size_t count, bool inside)
+/* Four at a time, none of which waits for another. */
+static void widen(struct percpu_histogram_batch *batch, const double *block, size_t count)
 {
-    uint32_t shift = histogram->shift;
-    uint64_t origin = (uint64_t)histogram->origin;
-    size_t i = 0;
-    for (; inside && i + 2 <= count; i += 2) {
-        even[(percpu_f64_bits(values[i]) >> shift) - origin]++;
-        odd[(percpu_f64_bits(values[i + 1]) >> shift) - origin]++;
+    enum { LANES = 4 };
+    double least[LANES], most[LANES];
+    for (size_t lane = 0; lane < LANES; lane++) {
+        least[lane] = batch->least;
+        most[lane] = batch->most;
     }
-    for (; i < count; i++)
-        even[percpu_histogram_bucket_log(histogram, values[i])]++;
+    for (size_t i = 0; i < count; i++) {
+        least[i % LANES] = block[i] < least[i % LANES] ? block[i] : least[i % LANES];
+        most[i % LANES] = block[i] > most[i % LANES] ? block[i] : most[i % LANES];
+    }
+    for (size_t lane = 0; lane < LANES; lane++) {
+        batch->least = least[lane] < batch->least ? least[lane] : batch->least;
+        batch->most = most[lane] > batch->most ? most[lane] : batch->most;
+    }
+    batch->first = percpu_histogram_bucket(batch->histogram, batch->least);
+    batch->last = percpu_histogram_bucket(batch->histogram, batch->most);
 }
 
-static void count_bounds(const struct percpu_histogram *histogram, uint64_t *even, uint64_t *odd,
-                         const double *values, size_t count)
-{
-    size_t i = 0;
-    for (; i + 2 <= count; i += 2) {
-        even[percpu_histogram_bucket_bounds(histogram, values[i])]++;
-        odd[percpu_histogram_bucket_bounds(histogram, values[i + 1])]++;
-    }
-    if (i < count)
-        even[percpu_histogram_bucket_bounds(histogram, values[i])]++;
-}
-
-static void add_block(struct percpu_histogram_batch *batch, const double *values, size_t count,
-                      struct look look)
+/* Neighbours often go to one bucket: with two arrays of counts, the second addition does not wait
+ * for the first. */
+static void count_log(const struct percpu_histogram_batch *batch, const double *block, size_t count)
 {
     const struct percpu_histogram *histogram = batch->histogram;
-    size_t least = percpu_histogram_bucket(histogram, look.least);
-    size_t most = percpu_histogram_bucket(histogram, look.most);
+    /* Whether all values have buckets with two ends, so that there is nothing to clamp. */
+    bool inside = batch->first > 0 && batch->last + 1 < histogram->buckets;
+    uint32_t shift = histogram->shift;
+    uint64_t origin = (uint64_t)histogram->origin;
     uint64_t *even = batch->counts, *odd = even + histogram->buckets;
-    if (histogram->bounds != NULL)
-        count_bounds(histogram, even, odd, values, count);
+    size_t i = 0;
+    for (; inside && i + 2 <= count; i += 2) {
+        even[(percpu_f64_bits(block[i]) >> shift) - origin]++;
+        odd[(percpu_f64_bits(block[i + 1]) >> shift) - origin]++;
+    }
+    for (; i < count; i++)
+        even[percpu_histogram_bucket_log(histogram, block[i])]++;
+}
+
+/* How many values of a block are above each of two bounds. */
+static hits count_above(const double *block, size_t count, double bound, double next)
+{
+    hits above = {0, 0}, above_next = above;
+    for (size_t i = 0; i < count; i += 2) {
+        pair values = pair_at(block + i);
+        above -= (pair){bound, bound} < values;
+        above_next -= (pair){next, next} < values;
+    }
+    return (hits){above[0] + above[1], above_next[0] + above_next[1]};
+}
+
+/* Few bounds lie among the values: how many are above each of those says how many are between. */
+static void count_few_bounds(const struct percpu_histogram_batch *batch, const double *block,
+                             size_t count)
+{
+    const double *bounds = batch->histogram
+                               ->bounds; /* behind the last one there are infinite ones */
+    uint64_t *counts = batch->counts, left = count;
+    for (size_t bucket = batch->first; bucket < batch->last; bucket += 2) {
+        hits above = count_above(block, count, bounds[bucket], bounds[bucket + 1]);
+        counts[bucket] += left - (uint64_t)above[0];
+        counts[bucket + 1] += (uint64_t)(above[0] - above[1]);
+        left = (uint64_t)above[1];
+    }
+    counts[batch->last] += left;
+}
+
+static void count_bounds(const struct percpu_histogram_batch *batch, const double *block,
+                         size_t count)
+{
+    uint64_t *even = batch->counts, *odd = even + batch->histogram->buckets;
+    size_t i = 0;
+    for (; i + 2 <= count; i += 2) {
+        even[percpu_histogram_bucket_bounds(batch->histogram, block[i])]++;
+        odd[percpu_histogram_bucket_bounds(batch->histogram, block[i + 1])]++;
+    }
+    if (i < count)
+        even[percpu_histogram_bucket_bounds(batch->histogram, block[i])]++;
+}
+
+static void add_block(struct percpu_histogram_batch *batch, const double *block, size_t count,
+                      struct look look)
+{
+    if (percpu_unlikely(look.beyond))
+        widen(batch, block, count);
+    if (batch->histogram->bounds == NULL)
+        count_log(batch, block, count);
+    else if (batch->last - batch->first <= MANY_BOUNDS)
+        count_few_bounds(batch, block, count);
     else
-        count_log(histogram, even, odd, values, count, least > 0 && most + 1 < histogram->buckets);
-    batch->least = least < batch->least ? least : batch->least;
-    batch->most = most > batch->most ? most : batch->most;
+        count_bounds(batch, block, count);
     batch->sum += look.sum;
 }
 
-static size_t accepted(const double *values, size_t count)
+/* A sum is infinite, or NaN: how many values there are before the first that is; those are added
+ * in their order, because in another the sum of finite ones might be infinite. */
+static PERCPU_COLD size_t look_again(struct percpu_histogram_batch *batch, double *block,
+                                     size_t count, struct look *look)
 {
+    double sum = batch->sum;
     size_t i = 0;
-    while (i < count && percpu_histogram_accepts(values[i]))
-        i++;
+    for (; i < count && percpu_histogram_accepts(block[i]); i++)
+        sum += block[i];
+    if (i < count)
+        batch->refused = block[i];
+    block[i] = -HUGE_VAL;
+    batch->sum = sum;
+    *look = (struct look){0, true};
     return i;
 }
 
 size_t percpu_histogram_batch_add(struct percpu_histogram_batch *batch, const double *values,
                                   size_t count)
 {
+    double block[BLOCK + 1];
     size_t done = 0, some, good;
     for (good = some = 0; done < count && good == some; done += good) {
         some = good = count - done < BLOCK ? count - done : BLOCK;
-        struct look look = look_at(values + done, some);
-        if (percpu_unlikely(!percpu_histogram_accepts(look.sum))) {
-            good = accepted(values + done, some);
-            look = good > 0 ? look_at(values + done, good) : look;
-        }
+        copy_block(block, values + done, some);
+        struct look look = look_at(block, some, batch->least, batch->most);
+        if (percpu_unlikely(!percpu_histogram_accepts(batch->sum + look.sum)))
+            good = look_again(batch, block, some, &look);
         if (good > 0)
-            add_block(batch, values + done, good, look);
+            add_block(batch, block, good, look);
     }
     return done;
 }
@@ -281,9 +367,9 @@ void percpu_histogram_batch_commit(struct percpu_histogram_batch *batch)
 {
     if (batch->least > batch->most)
         return;
-    for (size_t bucket = batch->least; bucket <= batch->most; bucket++)
+    for (size_t bucket = batch->first; bucket <= batch->last; bucket++)
         batch->counts[bucket] += batch->counts[batch->histogram->buckets + bucket];
-    add_counts(batch->histogram, batch->counts, batch->least, batch->most, batch->sum);
+    add_counts(batch->histogram, batch->counts, batch->first, batch->last, batch->sum);
 }
 
 void percpu_histogram_batch_end(struct percpu_histogram_batch *batch)

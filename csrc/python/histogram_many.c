@@ -29,40 +29,36 @@ static PyObject *reject_value(size_t place, double value)
     return NULL;
 }
 
-/* Collect all; whether all are finite. If not, `*place` and `*value` are the first that is not. */
-static bool collect(struct percpu_histogram_batch *batch, const struct percpu_py_numbers *numbers,
-                    size_t *place, double *value)
+/* Collect all. Returns how many are before the first that is not finite, or all. */
+static size_t collect(struct percpu_histogram_batch *batch, const struct percpu_py_numbers *numbers)
 {
+    const double *doubles = percpu_py_numbers_as_doubles(numbers);
+    if (doubles != NULL)
+        return percpu_histogram_batch_add(batch, doubles, numbers->count);
     double block[PERCPU_PY_BLOCK];
-    for (size_t first = 0, count; first < numbers->count; first += count) {
-        count = percpu_py_block(numbers, first);
-        percpu_py_numbers_doubles(numbers, first, count, block);
-        size_t taken = percpu_histogram_batch_add(batch, block, count);
-        if (taken < count) {
-            *place = first + taken;
-            *value = block[taken];
-            return false;
-        }
+    size_t done = 0, count, taken;
+    for (count = taken = 0; done < numbers->count && taken == count; done += taken) {
+        count = percpu_py_block(numbers, done);
+        percpu_py_numbers_doubles(numbers, done, count, block);
+        taken = percpu_histogram_batch_add(batch, block, count);
     }
-    return true;
+    return done;
 }
 
 static PyObject *observe_all(struct percpu_py_histogram *self,
                              const struct percpu_py_numbers *numbers)
 {
     struct percpu_histogram_batch batch;
-    size_t place = 0;
-    double value = 0;
     if (percpu_histogram_batch_begin(&batch, &self->histogram) != 0)
         return PyErr_NoMemory();
     PyThreadState *thread = numbers->count < PERCPU_PY_MANY_NUMBERS ? NULL : PyEval_SaveThread();
-    bool finite = collect(&batch, numbers, &place, &value);
-    if (finite)
+    size_t taken = collect(&batch, numbers);
+    if (taken == numbers->count)
         percpu_histogram_batch_commit(&batch);
     if (thread != NULL)
         PyEval_RestoreThread(thread);
     percpu_histogram_batch_end(&batch);
-    return finite ? Py_NewRef(Py_None) : reject_value(place, value);
+    return taken == numbers->count ? Py_NewRef(Py_None) : reject_value(taken, batch.refused);
 }
 
 PyObject *percpu_py_histogram_observe_many(PyObject *op, PyObject *values)

@@ -149,3 +149,11 @@ void percpu_py_numbers_doubles(const struct percpu_py_numbers *numbers, size_t f
         convert_f8(from, stride, count, to);
     keep_copy(to);
 }
+
+const double *percpu_py_numbers_as_doubles(const struct percpu_py_numbers *numbers)
+{
+    bool as_they_are = numbers->kind == 'f' && numbers->width == sizeof(double) &&
+                       !numbers->swapped && numbers->stride == (Py_ssize_t)sizeof(double) &&
+                       (uintptr_t)numbers->address % _Alignof(double) == 0;
+    return as_they_are ? (const double *)(const void *)numbers->address : NULL;
+}

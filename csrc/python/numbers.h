@@ -42,6 +42,9 @@ void percpu_py_numbers_integers(const struct percpu_py_numbers *numbers, size_t 
 void percpu_py_numbers_doubles(const struct percpu_py_numbers *numbers, size_t first, size_t count,
                                double *to);
 
+/* All of them where they are, if they are doubles beside each other, as C has them; or NULL. */
+const double *percpu_py_numbers_as_doubles(const struct percpu_py_numbers *numbers);
+
 /* How many numbers the block that begins at `first` has. */
 static inline size_t percpu_py_block(const struct percpu_py_numbers *numbers, size_t first)
 {

@@ -283,6 +283,49 @@ static void test_many(struct percpu_histogram *one, struct percpu_histogram *man
     CHECK(!percpu_histogram_accepts(percpu_histogram_sum(many)));
 }
 
+/* As far as one after the other would: no block's sum in another order is infinite instead. */
+static void test_many_large(void)
+{
+    struct percpu_histogram histogram;
+    double values[200];
+    for (size_t i = 0; i < 200; i++)
+        values[i] = i % 2 == 0 ? DBL_MAX : -DBL_MAX;
+    for (size_t n = 1; n <= 200; n++) {
+        CHECK(percpu_histogram_init_log(&histogram, NULL, 0.05, 1, 2) == 0);
+        CHECK(percpu_histogram_observe_many(&histogram, values, n, NULL) == 0);
+        CHECK(percpu_histogram_sum(&histogram) == (n % 2 == 0 ? 0 : DBL_MAX));
+        CHECK(percpu_histogram_count(&histogram) == n);
+        percpu_histogram_destroy(&histogram);
+    }
+}
+
+/* A batch goes on behind the value that it refused. */
+static void test_batch_goes_on(void)
+{
+    struct percpu_histogram histogram;
+    struct percpu_histogram_batch batch;
+    double values[300];
+    for (size_t bad = 0; bad < 300; bad++) {
+        for (size_t i = 0; i < 300; i++)
+            values[i] = (double)i;
+        values[bad] = bad % 2 == 0 ? -INFINITY : INFINITY;
+        CHECK(percpu_histogram_init_bounds(&histogram, NULL, (const double[]){99, 199}, 2) == 0);
+        CHECK(percpu_histogram_batch_begin(&batch, &histogram) == 0);
+        CHECK(percpu_histogram_batch_add(&batch, values, 300) == bad);
+        CHECK(batch.refused == values[bad]);
+        CHECK(percpu_histogram_batch_add(&batch, values + bad + 1, 299 - bad) == 299 - bad);
+        percpu_histogram_batch_commit(&batch);
+        percpu_histogram_batch_end(&batch);
+        uint64_t counts[3];
+        double sum;
+        percpu_histogram_read(&histogram, counts, &sum);
+        CHECK(sum == 300 * 299 / 2 - (double)bad);
+        for (size_t i = 0; i < 3; i++)
+            CHECK_CASE(counts[i] == 100 - (bad / 100 == i), "%zu, bucket %zu", bad, i);
+        percpu_histogram_destroy(&histogram);
+    }
+}
+
 static void test_many_of_both_layouts(void)
 {
     static const double bounds[] = {-100, 0, 0.25, 1, 10, 1000, 5000, 1e5, 1e6};
@@ -296,6 +339,17 @@ static void test_many_of_both_layouts(void)
             CHECK(percpu_histogram_init_bounds(&many, NULL, bounds, count) == 0);
         }
         CHECK(percpu_histogram_alike(&one, &many));
+        test_many(&one, &many);
+        percpu_histogram_destroy(&one);
+        percpu_histogram_destroy(&many);
+    }
+    double more[70]; /* some counted with few bounds between them, some searched */
+    for (size_t i = 0; i < 70; i++)
+        more[i] = (double)((size_t)1 << i % 10) + 1000 * (double)(i / 10);
+    for (size_t count = 25; count <= 70; count += 9) {
+        struct percpu_histogram one, many;
+        CHECK(percpu_histogram_init_bounds(&one, NULL, more, count) == 0);
+        CHECK(percpu_histogram_init_bounds(&many, NULL, more, count) == 0);
         test_many(&one, &many);
         percpu_histogram_destroy(&one);
         percpu_histogram_destroy(&many);
@@ -421,6 +475,8 @@ int main(void)
     test_quantiles();
     test_refusals();
     test_many_of_both_layouts();
+    test_many_large();
+    test_batch_goes_on();
     test_alike();
     test_merge_and_cpus();
     test_memory();

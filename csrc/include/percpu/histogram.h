@@ -132,6 +132,7 @@ PERCPU_INLINE size_t percpu_histogram_bucket_bounds(const struct percpu_histogra
                                                     double x)
 {
     typedef double pair __attribute__((vector_size(16)));
+    typedef double pair_there __attribute__((vector_size(16), aligned(8)));
     typedef int64_t hits __attribute__((vector_size(16)));
     /* The answer is from `below` to below + left: how many bounds are less than x. */
     size_t below = 0, left = histogram->buckets - 1;
@@ -141,11 +142,10 @@ PERCPU_INLINE size_t percpu_histogram_bucket_bounds(const struct percpu_histogra
         left -= half;
     }
     hits first = {0, 0}, second = {0, 0}; /* a comparison is -1 where it holds */
-    for (size_t i = 0; i < left; i += 4) {
-        pair bounds[2]; /* those beyond what is left are not less than x */
-        __builtin_memcpy(bounds, histogram->bounds + below + i, sizeof bounds);
-        first += bounds[0] < (pair){x, x};
-        second += bounds[1] < (pair){x, x};
+    const double *bounds = histogram->bounds + below;
+    for (size_t i = 0; i < left; i += 4) { /* those beyond what is left are not less than x */
+        first += *(const pair_there *)(bounds + i) < (pair){x, x};
+        second += *(const pair_there *)(bounds + i + 2) < (pair){x, x};
     }
     first += second;
     return below - (size_t)(first[0] + first[1]);
@@ -179,7 +179,9 @@ struct percpu_histogram_batch {
     struct percpu_histogram *histogram;
     uint64_t *counts; /* two arrays, to be added up */
     double sum;
-    size_t least, most; /* the buckets that have any are from least to most */
+    double least, most; /* all values are from least to most */
+    size_t first, last; /* their buckets */
+    double refused;     /* the value that was not taken, if one was not */
 };
 
 /* An empty batch. Returns 0; -1 with errno ENOMEM. The histogram must outlive it. */
@@ -187,7 +189,8 @@ PERCPU_API int percpu_histogram_batch_begin(struct percpu_histogram_batch *batch
                                             struct percpu_histogram *histogram);
 
 /* Collect `count` values. Returns how many it took: all, or those before the first that is NaN or
- * infinite. */
+ * infinite, which is then `refused`. Each is read once, so that other threads may write there
+ * meanwhile. */
 PERCPU_API size_t percpu_histogram_batch_add(struct percpu_histogram_batch *batch,
                                              const double *values, size_t count);
 
