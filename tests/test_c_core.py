@@ -33,7 +33,7 @@ FLAGS = (
 CORE_FLAGS = ("-DPERCPU_BUILDING_CORE", "-fvisibility=hidden")
 SKIPPED = 77  # exit status of a program that cannot run here; stdout ends with the reason
 DEADLINE = 150  # seconds; the programs have shorter ones of their own
-RACE_SECONDS = os.environ.get("PERCPU_INIT_RACE_SECONDS", "10" if THOROUGH else "2")
+RACE_SECONDS = os.environ.get("PERCPU_INIT_RACE_SECONDS", "5" if THOROUGH else "2")
 MODE_ASKED = os.environ.get("PERCPU_RSEQ", "") not in ("", "glibc")
 TUNABLES = os.environ.get("GLIBC_TUNABLES", "")
 SLOW_STEPS = "single-stepping through instrumented code takes minutes"

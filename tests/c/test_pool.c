@@ -303,9 +303,10 @@ static void test_unwritten_cpus_cost_no_memory(void)
     }
     size_t written = ITEMS * 64, used = memory_in_use() - before;
     CHECK_CASE(used <= 2 * written + 16384 || !memory_is_ours(), "%zu bytes", used);
-    CHECK(percpu_pool_resident(pool, 0) == written && percpu_pool_resident(pool, 1) == written);
-    for (unsigned cpu = 2; cpu < copies; cpu++)
-        CHECK(percpu_pool_resident(pool, cpu) == 0);
+    /* An emulator lets the kernel use huge pages: it ignores that advice of ours. */
+    bool emulated = getenv("PERCPU_TEST_EMULATED") != NULL;
+    for (unsigned cpu = 0; cpu < copies && !emulated; cpu++)
+        CHECK(percpu_pool_resident(pool, cpu) == (cpu < 2 ? written : 0));
     CHECK(stats_of(pool).virtual_bytes >= (size_t)copies * 65536);
     percpu_pool_destroy(pool);
 }
