@@ -231,6 +231,13 @@ def test_a_closed_ref_raises_and_releases_nothing() -> None:
     assert (ref.closed, ref.dying, ref.zero, released) == (True, False, False, [])
 
 
+def test_a_confirm_that_closes_the_ref() -> None:
+    released: list[PerCpuRef] = []
+    ref = PerCpuRef(released.append)
+    ref.kill(PerCpuRef.close)
+    assert (ref.closed, ref.zero, released) == (True, True, [])
+
+
 # ---- garbage -----------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@
 #include <errno.h>
 
 #include "internal.h"
+#include <percpu/rseq.h>
+#include <percpu/this_cpu.h>
 
 /* making and upgrading ----------------------------------------------------------------------- */
 
@@ -124,28 +126,51 @@ static __thread volatile unsigned flushing __attribute__((tls_model("initial-exe
 
 /*
  * Whoever moves `flushed` from f to c owes `total` c - f. The count that was read may be out of
- * date by the time of the swap, so look again until the slot is within a batch.
+ * date by the time of the swap, so look again until the slot is within a batch. Returns whether it
+ * moved `flushed`: then the slot must be looked at once more, see below.
  */
-static void flush_slot(struct percpu_counter *counter, struct percpu_counter_slot *slot)
+static bool flush_slot(struct percpu_counter *counter, struct percpu_counter_slot *slot)
 {
-    for (;;) {
+    for (bool moved = false;;) {
         uint64_t flushed = counter_load(&slot->flushed);
-        uint64_t count = counter_load(&slot->count);
+        uint64_t count = __atomic_load_n(&slot->count, __ATOMIC_SEQ_CST);
         if (within_batch(counter, count - flushed))
-            return;
+            return moved;
         flushing++;
-        if (__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED))
+        if (__atomic_compare_exchange_n(&slot->flushed, &flushed, count, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED)) {
             __atomic_fetch_add(&counter->total, count - flushed, __ATOMIC_RELAXED);
+            moved = true;
+        }
         flushing--;
     }
+}
+
+/*
+ * An add stores `count` and then loads `flushed`; we have stored `flushed` and then load `count`.
+ * If it runs on another CPU meanwhile, both loads may come before the other's store. Then it found
+ * itself within a batch of the old `flushed`, we found the old count within one of the new, and
+ * nobody flushes. The fence comes between our two and, on every CPU, before or after its two. (In
+ * mode none all four are sequentially consistent instead: see apply_u<W>() in slow.c.)
+ */
+void percpu_counter_fence(struct percpu_counter *counter)
+{
+    int error = errno;
+    if (percpu_rseq_fence(-1) != 0)
+        counter_meet(counter);
+    errno = error;
 }
 
 void percpu_counter_flush_all(struct percpu_counter *counter)
 {
     percpu_ptr slots = counter_slots(counter);
-    for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++)
-        flush_slot(counter, counter_slot(slots, cpu));
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++)
+            moved |= flush_slot(counter, counter_slot(slots, cpu));
+        if (moved)
+            percpu_counter_fence(counter);
+    }
 }
 
 /* See the top. Returns whether `total` may be used now. */
@@ -166,12 +191,13 @@ static PERCPU_COLD bool mend(struct percpu_counter *counter, uint32_t mended)
     for (unsigned cpu = 0; cpu < counter_copies(counter, slots); cpu++) {
         struct percpu_counter_slot *slot = counter_slot(slots, cpu);
         uint64_t count = counter_load(&slot->count);
-        __atomic_store_n(&slot->flushed, count, __ATOMIC_RELAXED);
+        __atomic_store_n(&slot->flushed, count, __ATOMIC_SEQ_CST); /* as in flush_slot() */
         total += count;
     }
     __atomic_store_n(&counter->total, total, __ATOMIC_RELAXED);
     /* Release: pairs with the acquire in percpu_counter_usable(). */
     __atomic_exchange_n(&counter->generation, mended, __ATOMIC_SEQ_CST);
+    percpu_counter_fence(counter);
     percpu_counter_flush_all(counter);
     return true;
 }
@@ -187,7 +213,11 @@ void percpu_counter_flush(struct percpu_counter *counter, struct percpu_counter_
 {
     if (!percpu_counter_usable(counter))
         return;
-    flush_slot(counter, slot);
+    /* Mostly we still are where we added. Other adds there were before us, and we see them, or come
+     * after us, and see what we did. */
+    while (flush_slot(counter, slot))
+        if (percpu_this_copy(counter_slots(counter)) != slot)
+            percpu_counter_fence(counter);
     percpu_counter_adjust(counter);
 }
 
@@ -198,7 +228,8 @@ void percpu_counter_add_slow(struct percpu_counter *counter, uint64_t n)
     struct percpu_counter_slot *slot = op.copy;
     if (counter->error > 0) /* no section: pairs with the one in error.c */
         counter_meet(counter);
-    if (!within_batch(counter, op.old + n - counter_load(&slot->flushed)))
+    uint64_t flushed = __atomic_load_n(&slot->flushed, __ATOMIC_SEQ_CST);
+    if (!within_batch(counter, op.old + n - flushed))
         percpu_counter_flush(counter, slot);
 }
 

@@ -16,8 +16,9 @@
  *
  * The membarrier is a full barrier on every CPU that runs a thread of the process, so an add whose
  * A1 is not seen by S3 has its A2 after S1. (In mode none both threads do an atomic operation on one
- * word instead, after S1 and A1.) The margin that a shrinking stores is half of what would do, so
- * that the value must halve again before the next.
+ * word instead, after S1 and A1.) A flush in S3 is followed by a fence of its own: see
+ * percpu_counter_fence(). The margin that a shrinking stores is half of what would do, so that the
+ * value must halve again before the next.
  *
  * Flushes adjust the margin, and whatever moves `base`; and read(), because an add that began while
  * the counter was lazy does not flush.
@@ -53,8 +54,7 @@ static PERCPU_COLD void adjust(struct percpu_counter *counter)
                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
             continue;
         if (shrink) {
-            if (percpu_rseq_fence(-1) != 0)
-                counter_meet(counter);
+            percpu_counter_fence(counter);
             percpu_counter_flush_all(counter);
         }
     }

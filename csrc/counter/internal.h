@@ -54,6 +54,10 @@ static inline struct percpu_counter_slot *counter_slot(percpu_ptr slots, unsigne
 /* Whether `total` can be gone by; if not, another thread is mending it after a fork. */
 bool percpu_counter_usable(struct percpu_counter *counter);
 
+/* What this thread stored is seen by what adds load from here on, or what they stored is seen by what
+ * it loads. In mode none, which has no fence of all CPUs, only if they meet it. errno is kept. */
+void percpu_counter_fence(struct percpu_counter *counter);
+
 /* Flush every CPU that has more than the margin. */
 void percpu_counter_flush_all(struct percpu_counter *counter);
 

@@ -35,7 +35,7 @@ int percpu_limiter_init(struct percpu_limiter *limiter, struct percpu_pool *pool
         return -1;
     struct percpu_pool_geometry geometry;
     percpu_pool_geometry(pool, &geometry);
-    if (geometry.item_size < PERCPU_LIMITER_ITEM) {
+    if (geometry.item_size < PERCPU_LIMITER_ITEM || geometry.global) {
         errno = EINVAL;
         return -1;
     }

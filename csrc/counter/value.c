@@ -5,8 +5,7 @@
  * exchange(), set() and the try_ functions move `base` alone, by compare-and-swap, having seen what
  * the other words add up to. So they exclude each other: whoever succeeds knows that `base` was
  * what it had read, and no other of them came between. (If others came and left `base` as it was,
- * the value is as it was, too.) A try_ that fails has seen a `base` that was there during the call,
- * with the sum of words that only add() moves.
+ * the value is as it was, too.) A try_ that fails has taken a sum during the call.
  *
  * A sum that has read `base` before an exchange() and an add()'s word after both were done would
  * give a value that never was. So a sum whose base has moved looks again, unless it was try_
@@ -129,8 +128,8 @@ void percpu_counter_set(struct percpu_counter *counter, int64_t value)
 static bool try_move(struct percpu_counter *counter, int128 n, int64_t low, int64_t high)
 {
     for (;;) {
-        uint64_t base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
-        int128 value = (int128)(int64_t)(base + sum_counts(counter)) + n;
+        uint64_t base, counts = snapshot(counter, &base);
+        int128 value = (int128)(int64_t)(base + counts) + n;
         if (value < low || value > high)
             return false;
         if (__atomic_compare_exchange_n(&counter->base, &base, base + (uint64_t)n, false,

@@ -16,11 +16,12 @@
 
 /* life --------------------------------------------------------------------------------------- */
 
-/* An exception stays set, for the method that dropped the last reference. */
+/* An exception stays set, for the method that dropped the last reference. The ref may be closed by
+ * now, by confirm() or another thread. */
 static void call_release(struct percpu_ref *Py_UNUSED(ref), void *priv)
 {
     struct percpu_py_ref *self = priv;
-    if (self->release != NULL)
+    if (self->release != NULL && !percpu_py_is_closed(&self->closed))
         Py_XDECREF(PyObject_CallOneArg(self->release, (PyObject *)self));
 }
 

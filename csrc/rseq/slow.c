@@ -36,7 +36,8 @@ void percpu_slow_stats(struct percpu_slow_stats *stats)
     stats->remote = __atomic_load_n(&events.remote, __ATOMIC_RELAXED);
 }
 
-/* attempt_u<W>(): a word operation as a section; apply_u<W>(): the same with atomics at `copy`. */
+/* attempt_u<W>(): a word operation as a section; apply_u<W>(): the same with atomics at `copy`. Adding
+ * is sequentially consistent for counters, which look at another word afterwards. */
 #define WORD_OPERATIONS(W)                                                                         \
     static enum percpu_outcome attempt_u##W(struct percpu_op *op)                                  \
     {                                                                                              \
@@ -73,7 +74,7 @@ void percpu_slow_stats(struct percpu_slow_stats *stats)
             __atomic_store_n(word, x, __ATOMIC_RELAXED);                                           \
             break;                                                                                 \
         case PERCPU_OP_ADD:                                                                        \
-            old = __atomic_fetch_add(word, x, __ATOMIC_RELAXED);                                   \
+            old = __atomic_fetch_add(word, x, __ATOMIC_SEQ_CST);                                   \
             break;                                                                                 \
         case PERCPU_OP_AND:                                                                        \
             old = __atomic_fetch_and(word, x, __ATOMIC_RELAXED);                                   \

@@ -154,6 +154,38 @@ static void test_fails_for_nothing_else(void)
     end(0);
 }
 
+/*
+ * The value jumps between 90, 0 and 50, by set() and add(). Whoever takes what it was before a set()
+ * with an add after that finds 140. Pinned: all adds are in one word, so that a sum takes them in
+ * their order.
+ */
+static void jumper(struct worker *worker)
+{
+    CHECK(pin((unsigned)sched_getcpu()));
+    for (; !stopping(); worker->done++) {
+        percpu_counter_set(&counter, 90);
+        percpu_counter_set(&counter, 0);
+        percpu_counter_add(&counter, 50);
+        percpu_counter_sub(&counter, 50);
+    }
+}
+
+static void asker(struct worker *worker)
+{
+    for (; !stopping(); worker->done++) {
+        CHECK(percpu_counter_try_add(&counter, 0, 90));
+        CHECK(percpu_counter_try_sub(&counter, 0, 0));
+    }
+}
+
+static void test_no_value_that_never_was(void)
+{
+    static void (*const bodies[])(struct worker *) = {jumper, asker, asker};
+    begin(0);
+    run_workers(3, bodies, 3, 0, 150);
+    end(0);
+}
+
 /* delta() in several threads: every change is in one of the results. */
 static atomic_llong added, exported;
 
@@ -289,6 +321,7 @@ int main(void)
         test_exactly_the_limit(37);
         test_exactly_the_limit(LIMIT);
         test_fails_for_nothing_else();
+        test_no_value_that_never_was();
         test_delta();
         test_relative_error(0.01);
         test_relative_error(0.3);

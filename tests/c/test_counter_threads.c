@@ -4,6 +4,8 @@
  * lost, sum() holds every add that returned before the call, exchange() takes each count once.
  */
 #define _GNU_SOURCE
+#include <limits.h>
+
 #include <percpu/percpu.h>
 
 #include "threads.h"
@@ -144,6 +146,71 @@ static void test_exchange_conserves(enum percpu_index index, int64_t batch)
     end(pool, net + handler_finished - collected);
 }
 
+/*
+ * A thread that is moved after its add flushes from elsewhere, beside an add that takes it back: one
+ * of the two sees what the other stored, and in the end the CPU is within a batch.
+ */
+enum { MUCH = 1000 };
+static unsigned two_cpus[2];
+static atomic_ulong begun, taken_back, checked;
+
+static void wait_for(atomic_ulong *round, unsigned long wanted)
+{
+    while (atomic_load(round) < wanted)
+        percpu_cpu_relax();
+}
+
+static void taker_back(struct worker *worker)
+{
+    CHECK(pin(two_cpus[0]));
+    while (!stopping()) {
+        unsigned long round = ++worker->done;
+        percpu_this_add_u64(counter.slots, MUCH); /* and is moved */
+        atomic_store(&begun, round);
+        for (volatile unsigned long i = 0; i < round % 64; i++)
+            ;
+        percpu_counter_sub(&counter, MUCH);
+        atomic_store(&taken_back, round);
+        wait_for(&checked, round);
+    }
+    atomic_store(&begun, ULONG_MAX);
+}
+
+static void late_flusher(struct worker *worker)
+{
+    CHECK(pin(two_cpus[1]));
+    for (unsigned long round = 1;; round++) {
+        wait_for(&begun, round);
+        if (atomic_load(&begun) == ULONG_MAX)
+            return;
+        percpu_counter_flush(&counter, percpu_ptr_cpu(counter.slots, two_cpus[0]));
+        wait_for(&taken_back, round);
+        const char *broken = percpu_counter_check(&counter);
+        CHECK_CASE(broken == NULL, "%s, %lld unflushed, round %lu", broken,
+                   (long long)(percpu_counter_sum(&counter) - percpu_counter_read(&counter)),
+                   round);
+        worker->done = round;
+        atomic_store(&checked, round);
+    }
+}
+
+static void test_flush_from_elsewhere(void)
+{
+    static void (*const bodies[])(struct worker *) = {taker_back, late_flusher};
+    cpu_set_t allowed;
+    unsigned found = 0;
+    CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+    for (unsigned cpu = 0; cpu < nr_cpus && found < 2; cpu++)
+        if (CPU_ISSET(cpu, &allowed))
+            two_cpus[found++] = cpu;
+    if (found < 2)
+        return;
+    CHECK(percpu_counter_init(&counter, NULL, 0, 0) == 0);
+    CHECK(run_workers(2, bodies, 2, 0, 150) > 0);
+    CHECK(percpu_counter_sum(&counter) == 0);
+    percpu_counter_destroy(&counter);
+}
+
 int main(void)
 {
     static const enum percpu_index indexes[] = {PERCPU_INDEX_CPU, PERCPU_INDEX_CID};
@@ -151,6 +218,7 @@ int main(void)
     deadline(100);
     nr_cpus = percpu_nr_cpus();
     storm_work = in_handler;
+    test_flush_from_elsewhere();
     for (size_t i = 0; i < 2; i++) {
         if (percpu_index_check(indexes[i]) != 0)
             continue;

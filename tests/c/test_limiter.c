@@ -192,6 +192,12 @@ static void test_what_init_refuses(void)
     errno = 0;
     CHECK(percpu_limiter_init(&limiter, small, 1) == -1 && errno == EINVAL);
     percpu_pool_destroy(small);
+    struct percpu_pool *global = percpu_pool_create(
+        &(struct percpu_pool_attr){.item_size = 8, .global = true});
+    CHECK(global != NULL);
+    errno = 0;
+    CHECK(percpu_limiter_init(&limiter, global, 1) == -1 && errno == EINVAL);
+    percpu_pool_destroy(global);
     errno = 0;
     CHECK(percpu_limiter_init(&limiter, NULL, UINT64_C(1) << 63) == -1 && errno == EINVAL);
     CHECK(percpu_limiter_init(&limiter, NULL, PERCPU_LIMITER_MAX) == 0);

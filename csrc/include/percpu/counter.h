@@ -17,7 +17,8 @@
  *                if |new - flushed| >= batch: flush
  *      flush     repeat  f = flushed; c = count
  *                        if |c - f| < batch: done
- *                        if compare-and-swap(flushed: f -> c): total += c - f
+ *                        if compare-and-swap(flushed: f -> c): total += c - f; on another CPU
+ *                                                              than that one: fence (rseq.h)
  *      sum()     base + local + remote + sum of count     exact for every add that returned
  *                                                         before the call
  *      read()    base + local + remote + total            O(1)
