@@ -84,13 +84,13 @@ static void mixed_adder(struct worker *worker)
 static void exchanger(struct worker *worker)
 {
     uint64_t taken = 0;
-    while (!stopping()) {
+    do { /* once at least: on a busy machine the others may be done before it begins */
         uint64_t value = worker->done % 7;
         taken += (uint64_t)percpu_counter_exchange(&counter, (int64_t)value) - value;
         worker->done++;
         if (worker->done % 64 == 0)
             sched_yield();
-    }
+    } while (!stopping());
     atomic_fetch_add(&collected, taken);
     atomic_fetch_add(&exchanges, worker->done);
 }
