@@ -8,6 +8,7 @@ import functools
 import html
 import keyword
 import operator
+import unicodedata
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -85,19 +86,27 @@ def _wrong_type(name: str, right: str, value: object) -> TypeError:
     return TypeError(f"{name} must be {right}, not {type(value).__name__} {value!r}")
 
 
-def _check_names(names: Iterable[Any]) -> None:
+def _check_names(names: Iterable[Any]) -> Iterator[str]:
+    """Return the names as they are, if they are good, without what subclasses of str add."""
     seen = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise _wrong_type("the name of a field", "a str", name)
+    for given in names:
+        if not isinstance(given, str):
+            raise _wrong_type("the name of a field", "a str", given)
+        name = str.__str__(given)
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
             raise ValueError(
                 "the name of a field must be an identifier, no keyword, and not begin with '_', "
                 f"not {name!r}"
             )
+        if not name.isascii() and name != unicodedata.normalize("NFKC", name):
+            raise ValueError(
+                "the name of a field must be as Python reads it, "
+                f"{unicodedata.normalize('NFKC', name)!r}, not {name!r}"
+            )
         if name in seen:
             raise ValueError(f"the names of fields must be different, but {name!r} is there twice")
         seen.add(name)
+        yield name
 
 
 def _layout(description: Any) -> tuple[str, tuple[_Field, ...], int]:
@@ -123,7 +132,8 @@ def _layout(description: Any) -> tuple[str, tuple[_Field, ...], int]:
         pairs = description.items() if isinstance(description, Mapping) else description
         fields = tuple(_fields_of_pairs(pairs))
         size = 0
-    _check_names(field[0] for field in fields)
+    names = _check_names(field[0] for field in fields)
+    fields = tuple((name, *field[1:]) for name, field in zip(names, fields, strict=True))
     if not fields:
         raise ValueError("description must have one field or more")
     for field, code, offset in fields:

@@ -132,6 +132,7 @@ def test_packed_and_swapped_structs_are_refused() -> None:
         ({"_a": "q"}, ValueError, "not begin with '_', not '_a'"),
         ({"a b": "q"}, ValueError, "not 'a b'"),
         ({"": "q"}, ValueError, "not ''"),
+        ({"\ufb01": "q"}, ValueError, "as Python reads it, 'fi', not '\ufb01'"),
         ("ab", TypeError, "description must be a ctypes.Structure class, .* not str 'ab'"),
         (b"ab", TypeError, "not bytes"),
         (7, TypeError, "not int 7"),
@@ -265,6 +266,23 @@ def test_names_in_any_script() -> None:
     s.größe.inc()
     assert np.asarray(s).dtype.names == ("größe", "名")
     assert s.sum().größe == 1
+
+
+def test_names_are_what_their_characters_are() -> None:
+    class Any(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return hash("b")
+
+    s = PerCpuStruct([(Any("a"), "q"), (Any("b"), "q")])
+    assert [type(name) for name in s.fields] == [str, str]
+    assert s.sum()._fields == ("a", "b")
+    PerCpuStruct([(Any("z"), "q")])
+    assert PerCpuStruct({"b": "q"}).sum()._fields == ("b",)
 
 
 def test_initial_bytes_are_the_pools() -> None:
