@@ -217,9 +217,12 @@ class _Axis:
             return left
         if not math.isfinite(bar.low):
             return right
-        share = (value - bar.low) / (bar.high - bar.low)
         if self.log:
             share = math.log(value / bar.low) / math.log(bar.high / bar.low)
+        elif math.isinf(bar.high - bar.low):
+            share = (value / 2 - bar.low / 2) / (bar.high / 2 - bar.low / 2)
+        else:
+            share = (value - bar.low) / (bar.high - bar.low)
         return left + share * (right - left)
 
     def ticks(self) -> list[float]:

@@ -75,6 +75,15 @@ def test_the_svg_image_shows_every_observation(snapshot: HistogramSnapshot) -> N
             assert 0 <= float(shape.get("height", "")) <= 300
 
 
+@pytest.mark.parametrize("bounds", [(-1.7e308, 1.7e308), (-1e308, 0.0, 5e-324, 1e308)])
+def test_bounds_further_apart_than_the_largest_float(bounds: tuple[float, ...]) -> None:
+    counts = [0] * (len(bounds) + 1)
+    counts[-2] = 3
+    picture = HistogramSnapshot("bounds", bounds, tuple(counts), 0.0)._repr_svg_()
+    assert '"nan' not in picture
+    assert "Mnan" not in picture
+
+
 def test_quantiles_have_as_many_digits_as_the_text_has() -> None:
     snapshot = taken("bounds", [5000.0])
     assert "p50 4096, p90 4096" in str(snapshot)
