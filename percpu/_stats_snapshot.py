@@ -130,7 +130,7 @@ class _Counts(Mapping[str, int]):
         for name, cells, share in rows:
             numbers = "".join(f"<td style='text-align:right'>{cell}</td>" for cell in cells)
             lines.append(
-                f"<tr><td style='text-align:left'>{html.escape(name)}</td>{numbers}"
+                f"<tr><td style='text-align:left'>{html.escape(_escaped(name))}</td>{numbers}"
                 "<td style='text-align:left;min-width:12em'><div style='background:#0072B2;"
                 f"height:0.8em;width:{max(1.0, 100 * share):.1f}%'></div></td></tr>"
             )
@@ -152,7 +152,7 @@ class _Counts(Mapping[str, int]):
         places = range(len(rows))
         values = [self[name] for name, _, _ in rows]
         axes.barh(places, values, color="#0072B2")
-        axes.set_yticks(places, [name for name, _, _ in rows])
+        axes.set_yticks(places, [_escaped(name) for name, _, _ in rows], parse_math=False)
         axes.margins(y=0.02)
         axes.invert_yaxis()
         axes.set_title(self._title(), loc="left", fontsize="medium")
@@ -264,9 +264,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def _escaped(name: str) -> str:
+    """Return the name as it is, unless it has line breaks, surrogates or the like."""
+    return name if name.isprintable() else ascii(name)
+
+
 def _printable(name: str) -> str:
     """Return the name as it is, unless it would break the lines."""
-    return name if name.isprintable() and _can_print(name) else ascii(name)
+    return _escaped(name) if _can_print(name) else ascii(name)
 
 
 def _can_print(text: str) -> bool:

@@ -8,6 +8,7 @@ import copy
 import os
 import pickle
 import random
+import sys
 import threading
 import time
 from array import array
@@ -135,6 +136,27 @@ ASKERS: list[Callable[[PerCpuStats, object], object]] = [
     lambda stats, which: stats.per_cpu(which),  # type: ignore[arg-type]
     lambda stats, which: stats[which],  # type: ignore[index]
 ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ is new in Python 3.12")
+def test_weights_whose_buffer_fails() -> None:
+    class Fails:
+        def __buffer__(self, flags: int) -> memoryview:
+            raise ValueError("no buffer today")
+
+        def __index__(self) -> int:
+            return 1
+
+    stats = PerCpuStats(*NAMES)
+    with pytest.raises(ValueError, match="no buffer today"):
+        stats.add_at(b"\0", Fails())
+    assert set(stats.snapshot().values()) == {0}
+
+
+def test_names_are_not_suggested_out_of_too_many() -> None:
+    stats = PerCpuStats(f"name {i}" for i in range(1001))
+    with pytest.raises(KeyError, match=r"no name of this PerCpuStats is 'nam 1'\"$"):
+        stats.inc("nam 1")
 
 
 @pytest.mark.parametrize("ask", ASKERS)
@@ -425,6 +447,18 @@ def test_a_snapshot_is_drawn_by_matplotlib() -> None:
     assert [bar.get_width() for bar in axes.patches] == [3, -2]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c"]
     assert "1 is 0" in axes.get_xlabel()
+
+
+def test_names_of_any_characters_are_drawn() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    names = (r"$\frac$", "$a_b$", "two\nlines", "\udc80")
+    snapshot = StatsSnapshot(names, array("q", [1, 2, 3, 4]), 0.0)
+    axes = snapshot.plot(figure.add_subplot())
+    figure.draw_without_rendering()
+    texts = [label.get_text() for label in axes.get_yticklabels()]
+    assert texts == [*names[:2], r"'two\nlines'", r"'\udc80'"]
+    assert not any(label.get_parse_math() for label in axes.get_yticklabels())
+    assert rb"&#x27;\udc80&#x27;" in snapshot._repr_html_().encode()
 
 
 def test_a_new_figure_has_room_for_the_names() -> None:

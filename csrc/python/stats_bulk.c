@@ -99,6 +99,7 @@ static int open_weights(struct bulk *bulk, PyObject *given)
                                     "an int, a buffer of ints, or None");
         return percpu_py_int64(given, "weights", &bulk->weight);
     }
+    bulk->weights.view.ndim = -1; /* still so if there is no buffer after all */
     if (percpu_py_numbers_open(&bulk->weights, given, "weights", false) != 0) {
         /* A NumPy integer is a buffer too, of no dimension. */
         if (!PyErr_ExceptionMatches(PyExc_ValueError) || bulk->weights.view.ndim != 0 ||

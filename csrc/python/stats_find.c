@@ -66,10 +66,15 @@ int percpu_py_stats_index_names(struct percpu_py_stats *self)
 
 /* what is not found -------------------------------------------------------------------------- */
 
+/* Looking for names that are like another takes some 20 us for each that there is. */
+#define MOST_TO_SUGGEST 1000
+
 /* Names that look like `name`, as ": did you mean 'a' or 'b'?"; "" if there are none. NULL with an
  * exception. */
 static PyObject *suggest(struct percpu_py_stats *self, PyObject *name)
 {
+    if (self->stats.n > MOST_TO_SUGGEST)
+        return PyUnicode_FromString("");
     PyObject *difflib = PyImport_ImportModule("difflib");
     PyObject *near = difflib != NULL ? PyObject_CallMethod(difflib, "get_close_matches", "OO", name,
                                                            self->names)
