@@ -134,6 +134,28 @@ def test_mixed(layout: str) -> None:
     tally.check()
 
 
+def test_a_mean_is_of_what_is_counted() -> None:
+    """A sum of what came after the count would make the mean of ones more than one."""
+    h, ones = PerCpuHistogram(bounds=range(1, 4000)), array.array("d", [1.0] * 2000)
+    means: list[float] = []
+    done = threading.Event()
+
+    def observe() -> None:
+        while not done.is_set():
+            h.observe_many(ones)
+
+    def read() -> None:
+        h.observe_many(ones)
+        for _ in range(ROUNDS // 2):
+            means.append(h.mean)
+            means.append(h.snapshot().mean)
+        done.set()
+
+    run_together(observe, observe, read)
+    assert max(means) <= 1
+    assert h.mean == 1
+
+
 def test_merging_beside_observing_loses_nothing() -> None:
     total, parts = make("log"), [Tally(make("log")) for _ in range(4)]
     run_together(*(part.updater() for part in parts))

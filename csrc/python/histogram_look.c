@@ -39,9 +39,10 @@ static PyObject *get_mean(PyObject *op, void *Py_UNUSED(closure))
     struct percpu_py_histogram *self = percpu_py_as_histogram(op);
     if (!percpu_py_histogram_usable(self))
         return NULL;
+    /* The sum first, as percpu_histogram_read(): what is in it is in the count. */
+    double sum = percpu_histogram_sum(&self->histogram);
     uint64_t count = percpu_histogram_count(&self->histogram);
-    return PyFloat_FromDouble(count > 0 ? percpu_histogram_sum(&self->histogram) / (double)count
-                                        : Py_NAN);
+    return PyFloat_FromDouble(count > 0 ? sum / (double)count : Py_NAN);
 }
 
 static PyObject *get_layout(PyObject *op, void *Py_UNUSED(closure))
