@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from types import MethodType
 
 import pytest
 from conftest import THOROUGH
@@ -281,6 +282,20 @@ def test_finalizers_may_use_the_ref() -> None:
     assert seen.count("released") == 1
     assert seen[-1] is True
     assert len(seen) == 4
+
+
+def test_refs_that_refer_to_refs_are_freed() -> None:
+    """As deep as this, a deallocator that calls itself would use up the stack."""
+
+    def release(former: PerCpuRef | None, ref: PerCpuRef) -> None: ...
+
+    ref = None
+    for _ in range(400_000):
+        ref = PerCpuRef(MethodType(release, ref) if ref else None)
+    alive = weakref.ref(ref)
+    del ref
+    gc.collect()
+    assert alive() is None
 
 
 # ---- threads and signals -----------------------------------------------------------------------

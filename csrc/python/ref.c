@@ -92,6 +92,7 @@ static void ref_dealloc(PyObject *op)
     struct percpu_py_ref *self = percpu_py_as_ref(op);
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    Py_TRASHCAN_BEGIN(op, ref_dealloc); /* refs whose release is a method of what has another ref */
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs(op);
     if (self->ref.cpus != 0)
@@ -99,6 +100,7 @@ static void ref_dealloc(PyObject *op)
     Py_XDECREF(self->release);
     type->tp_free(op);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 /* getting and putting ------------------------------------------------------------------------ */
