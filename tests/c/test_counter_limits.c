@@ -117,11 +117,12 @@ static atomic_llong taken;
 
 static void taker(struct worker *worker)
 {
-    while (!stopping())
-        if (percpu_counter_try_add(&counter, 1, LIMIT)) {
+    do { /* until there is nothing left, however late it begins */
+        while (percpu_counter_try_add(&counter, 1, LIMIT)) {
             atomic_fetch_add(&taken, 1);
             worker->done++;
         }
+    } while (!stopping());
 }
 
 static void test_exactly_the_limit(int64_t hogged)
