@@ -89,11 +89,13 @@ int64_t percpu_counter_on(const struct percpu_counter *counter, unsigned cpu)
 
 int percpu_counter_compare(struct percpu_counter *counter, int64_t rhs)
 {
+    bool usable = percpu_counter_usable(counter); /* if another thread is mending it, sum */
     int64_t value = percpu_counter_read(counter), error = percpu_counter_error(counter);
     uint64_t apart = value > rhs ? (uint64_t)value - (uint64_t)rhs
                                  : (uint64_t)rhs - (uint64_t)value;
     /* Near the ends of int64_t, what read() said may have wrapped around although the sum fits. */
-    if (apart <= (uint64_t)error || value < INT64_MIN + error || value > INT64_MAX - error)
+    if (!usable || apart <= (uint64_t)error || value < INT64_MIN + error ||
+        value > INT64_MAX - error)
         value = percpu_counter_sum(counter);
     return (value > rhs) - (value < rhs);
 }
