@@ -165,7 +165,7 @@ static void wait_for(atomic_ulong *round, unsigned long wanted)
 static void taker_back(struct worker *worker)
 {
     CHECK(pin(two_cpus[0]));
-    while (!stopping()) {
+    do {
         unsigned long round = ++worker->done;
         percpu_this_add_u64(counter.slots, MUCH); /* and is moved */
         atomic_store(&begun, round);
@@ -174,7 +174,7 @@ static void taker_back(struct worker *worker)
         percpu_counter_sub(&counter, MUCH);
         atomic_store(&taken_back, round);
         wait_for(&checked, round);
-    }
+    } while (!stopping());
     atomic_store(&begun, ULONG_MAX);
 }
 
