@@ -39,7 +39,7 @@ int percpu_counter_init_lazy(struct percpu_counter *counter, struct percpu_pool 
     counter->pool = pool;
     counter->cpus = head->cpus;
     counter->generation = 2 * __atomic_load_n(&percpu_fork_generation, __ATOMIC_RELAXED);
-    counter->remote_adds = counter->exchanges_begun = counter->exchanges_ended = 0;
+    counter->remote_adds = counter->exchanges = 0;
     counter->error = 0;
     counter->seen = counter->base = (uint64_t)value;
     return 0;

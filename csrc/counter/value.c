@@ -8,11 +8,14 @@
  * the value is as it was, too.) A try_ that fails has taken a sum during the call.
  *
  * A sum that has read `base` before an exchange() and an add()'s word after both were done would
- * give a value that never was. So a sum whose base has moved looks again, unless it was try_
- * functions that moved it: they may do so all the time, and are like adds to a sum. Exchanges count
- * how many have begun and ended for that.
+ * give a value that never was. That `base` is the same again does not say that none came between.
+ * So exchanges are one at a time, and count how many have begun and ended: a sum that was taken
+ * while that number was even and the same is one of before or after. try_ functions may move `base`
+ * meanwhile: they are like adds to a sum. An exchange cannot be interrupted by a signal or a
+ * fork(), so whoever finds one under way waits for a thread that is about to end it.
  */
 #include "internal.h"
+#include <percpu/rseq.h>
 
 __extension__ typedef __int128 int128; /* the sum of any two int64_t */
 
@@ -26,20 +29,23 @@ static uint64_t sum_counts(const struct percpu_counter *counter)
     return sum;
 }
 
+static void nothing(void *unused)
+{
+    (void)unused;
+}
+
 /* That, and a base that it goes with. */
 static uint64_t snapshot(const struct percpu_counter *counter, uint64_t *base)
 {
     for (;;) {
-        /* Acquires: what follows is read later. `ended` first: if both are equal, then no exchange
-         * was under way at that moment. */
-        uint32_t ended = __atomic_load_n(&counter->exchanges_ended, __ATOMIC_ACQUIRE);
-        uint32_t begun = __atomic_load_n(&counter->exchanges_begun, __ATOMIC_ACQUIRE);
+        /* Acquires: what follows is read later. Pairs with the releases in exchange(). */
+        uint32_t exchanges = __atomic_load_n(&counter->exchanges, __ATOMIC_ACQUIRE);
         *base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
         uint64_t counts = sum_counts(counter);
         counter_loaded();
-        if (counter_load(&counter->base) == *base ||
-            (begun == ended &&
-             __atomic_load_n(&counter->exchanges_begun, __ATOMIC_RELAXED) == begun))
+        if (exchanges % 2 != 0)
+            percpu_exclude_fork(nothing, NULL); /* when that returns, it has ended */
+        else if (__atomic_load_n(&counter->exchanges, __ATOMIC_RELAXED) == exchanges)
             return counts;
     }
 }
@@ -106,19 +112,36 @@ int64_t percpu_counter_delta(struct percpu_counter *counter)
     return (int64_t)(sum - __atomic_exchange_n(&counter->seen, sum, __ATOMIC_RELAXED));
 }
 
+struct exchange {
+    struct percpu_counter *counter;
+    uint64_t value, was;
+};
+
+/* Alone: see the top. */
+static void exchange(void *argument)
+{
+    struct exchange *change = argument;
+    struct percpu_counter *counter = change->counter;
+    uint64_t base, counts, seen;
+    __atomic_fetch_add(&counter->exchanges, 1, __ATOMIC_RELAXED);
+    do {
+        seen = base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
+        counts = sum_counts(counter);
+        /* Adds since `counts` was read stay in the words, and so count after the exchange.
+         * Release: whoever sees the new base sees that an exchange has begun. */
+    } while (!__atomic_compare_exchange_n(&counter->base, &seen, change->value - counts, false,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    /* Release: whoever sees that it has ended sees the new base. */
+    __atomic_fetch_add(&counter->exchanges, 1, __ATOMIC_RELEASE);
+    change->was = base + counts;
+}
+
 int64_t percpu_counter_exchange(struct percpu_counter *counter, int64_t value)
 {
-    uint64_t base, counts, was;
-    __atomic_fetch_add(&counter->exchanges_begun, 1, __ATOMIC_ACQ_REL);
-    do {
-        was = base = __atomic_load_n(&counter->base, __ATOMIC_ACQUIRE);
-        counts = sum_counts(counter);
-        /* Adds since `counts` was read stay in the words, and so count after the exchange. */
-    } while (!__atomic_compare_exchange_n(&counter->base, &was, (uint64_t)value - counts, false,
-                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
-    __atomic_fetch_add(&counter->exchanges_ended, 1, __ATOMIC_RELEASE);
+    struct exchange change = {.counter = counter, .value = (uint64_t)value};
+    percpu_exclude_fork(exchange, &change);
     percpu_counter_adjust(counter);
-    return (int64_t)(base + counts);
+    return (int64_t)change.was;
 }
 
 void percpu_counter_set(struct percpu_counter *counter, int64_t value)

@@ -78,11 +78,12 @@ struct percpu_counter {
     unsigned cpus;        /* copies that the item has, or will have */
     uint32_t generation;  /* 2 * the percpu_fork_generation that `total` is right for */
     uint32_t remote_adds; /* how often `remote` was added to */
-    uint32_t exchanges_begun, exchanges_ended;
-    double error;  /* 0, or the relative error that percpu_counter_set_error() asked for */
-    uint64_t seen; /* what percpu_counter_delta() saw last */
+    uint32_t exchanges;   /* begun plus ended: odd while one is under way */
+    double error;         /* 0, or the relative error that percpu_counter_set_error() asked for */
+    uint64_t seen;        /* what percpu_counter_delta() saw last */
     uint64_t remote;
     uint64_t base;
+    uint64_t pad;
     uint64_t total;
 };
 _Static_assert(offsetof(struct percpu_counter, total) >=
@@ -188,8 +189,8 @@ PERCPU_INLINE void percpu_counter_dec(struct percpu_counter *counter)
  * interleave, none of them takes the value past its limit, and each fails only if its limit was in
  * the way at an instant of the call. add() and sub() do not ask: beside them, the value that
  * decides is a sum() taken during the call. Costs a sum() and a compare-and-swap of `base`: for a
- * limit that many CPUs work against all the time take limiter.h. Thread-safe, lock-free,
- * async-signal-safe.
+ * limit that many CPUs work against all the time take limiter.h. Waits for nothing but an exchange
+ * under way. Thread-safe, async-signal-safe.
  */
 PERCPU_API bool percpu_counter_try_add(struct percpu_counter *counter, int64_t n, int64_t limit);
 PERCPU_API bool percpu_counter_try_sub(struct percpu_counter *counter, int64_t n, int64_t floor);
@@ -224,13 +225,15 @@ PERCPU_API int percpu_counter_compare(struct percpu_counter *counter, int64_t rh
 
 /*
  * By how much the sum has changed since the last call, or since the counter was made. However many
- * threads call it, each change is in the result of one of them. Thread-safe, lock-free.
+ * threads call it, each change is in the result of one of them. Thread-safe, async-signal-safe.
  */
 PERCPU_API int64_t percpu_counter_delta(struct percpu_counter *counter);
 
 /*
  * Make the value `value`, and return what it was. Moves `base` alone, so an add that races with it
- * is not lost: it counts before or after. Thread-safe, lock-free.
+ * is not lost: it counts before or after. Of several one runs at a time, and sums and the try_
+ * functions wait for it, by the lock of percpu_exclude_fork(), whose function must not call them.
+ * Thread-safe, async-signal-safe.
  */
 PERCPU_API int64_t percpu_counter_exchange(struct percpu_counter *counter, int64_t value);
 PERCPU_API void percpu_counter_set(struct percpu_counter *counter, int64_t value);
