@@ -280,8 +280,8 @@ static hits count_above(const double *block, size_t count, double bound, double 
     hits above = {0, 0}, above_next = above;
     for (size_t i = 0; i < count; i += 2) {
         pair values = pair_at(block + i);
-        above -= (pair){bound, bound} < values;
-        above_next -= (pair){next, next} < values;
+        above -= values > (pair){bound, bound};
+        above_next -= values > (pair){next, next};
     }
     return (hits){above[0] + above[1], above_next[0] + above_next[1]};
 }
