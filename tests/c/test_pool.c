@@ -277,10 +277,11 @@ static size_t memory_in_use(void)
     return kibibytes * 1024;
 }
 
-/* An emulator and TSan's shadow need memory of their own, which the kernel does not tell apart. */
+/* An emulator and a sanitizer's shadow need memory of their own, which the kernel does not tell
+ * apart. */
 static bool memory_is_ours(void)
 {
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     return false;
 #else
     return getenv("PERCPU_TEST_EMULATED") == NULL;
